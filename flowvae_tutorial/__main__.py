@@ -1,0 +1,234 @@
+"""The command line: `python -m flowvae_tutorial --help`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors.torch import save_file
+
+from .data import DATA_SETS, Data, load
+from .errors import InputError
+from .models import MODELS, build, default_sizes, training_settings
+from .records import (
+    Record,
+    current_commit,
+    make_record,
+    paired_table,
+    read_records,
+    run_name,
+    table,
+    write_record,
+)
+from .training import NotFinite, device_by_name, fit
+from .vae import VAE
+
+app = typer.Typer(
+    help="Train the book's models, reproduce its records, report its tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Names = ", ".join
+DataOption = Annotated[str, typer.Option("--data", help=f"One of {Names(DATA_SETS)}.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="At most so many epochs; the book's own by default.")
+]
+SamplesOption = Annotated[int, typer.Option(help="S of the importance-sampled NLL.", min=1)]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+BetaOption = Annotated[float, typer.Option(help="Weight of the KL term.")]
+OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights and pictures.")]
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help=f"One of {Names(MODELS)}.")] = "gaussian",
+    data: DataOption = "digits",
+    epochs: EpochsOption = None,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.", min=0)] = 0,
+    beta: BetaOption = 1.0,
+    samples: SamplesOption = 5000,
+    device: DeviceOption = "auto",
+    out: OutOption = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Train one model, print its test figures and draw its samples.
+
+    Example: python -m flowvae_tutorial train --model gaussian --data digits
+    """
+    folder = out / run_name(model, data, beta, seed)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise InputError(
+            f"{checkpoint} holds a run already: add --resume to go on with it, or delete the file"
+        )
+    vae, dataset, record = _run(
+        model, load(data), epochs, seed, beta, samples, device, checkpoint, current_commit()
+    )
+    save_file(
+        {name: value.contiguous() for name, value in vae.state_dict().items()},
+        folder / "weights.safetensors",
+    )
+    picture = _draw(vae, dataset, folder)
+    write_record(record, folder)
+    typer.echo(_figures(record))
+    typer.echo(f"pictures: {picture}\nweights:  {folder / 'weights.safetensors'}")
+
+
+@app.command()
+def reproduce(
+    data: DataOption = "digits",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
+    models: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(MODELS),
+    betas: Annotated[str, typer.Option(help="KL weights, with commas between.")] = "1",
+    epochs: EpochsOption = None,
+    samples: SamplesOption = 5000,
+    device: DeviceOption = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
+    out: OutOption = Path("runs"),
+) -> None:
+    """Train every named model with every seed and write one JSON record a run.
+
+    A run whose record is there is not done again; a run that was stopped goes on.
+
+    Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
+    """
+    dataset = load(data)
+    names = models.split(",")
+    for name in names:
+        if name not in MODELS:
+            raise InputError(f"no model named {name!r}: choose from {', '.join(MODELS)}")
+    try:
+        weights = [float(beta) for beta in betas.split(",")]
+    except ValueError as error:
+        raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
+    commit = current_commit()
+    runs = [(m, beta, seed) for m in names for beta in weights for seed in range(seeds)]
+    for count, (model, beta, seed) in enumerate(runs, start=1):
+        name = run_name(model, data, beta, seed)
+        if (results / f"{name}.json").exists():
+            typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
+            continue
+        typer.echo(f"[{count}/{len(runs)}] {name}")
+        checkpoint = out / name / "checkpoint.pt"
+        _, _, record = _run(model, dataset, epochs, seed, beta, samples, device, checkpoint, commit)
+        write_record(record, results)
+    typer.echo(table(read_records(results, data)))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("book/results"),
+    data: Annotated[str | None, typer.Option("--data", help="Only this data set.")] = None,
+) -> None:
+    """Print the tables and paired intervals of all records, as Markdown.
+
+    Example: python -m flowvae_tutorial report --results results
+    """
+    records = read_records(results, data)
+    typer.echo(f"{table(records)}\n\n{paired_table(records)}")
+
+
+def _run(
+    model: str,
+    data: Data,
+    epochs: int | None,
+    seed: int,
+    beta: float,
+    samples: int,
+    device: str,
+    checkpoint: Path,
+    commit: str,
+) -> tuple[VAE, Data, Record]:
+    sizes = default_sizes(data)
+    torch.manual_seed(seed)
+    vae = build(model, data, sizes)
+    settings: dict[str, Any] = training_settings(data)
+    if epochs is not None:
+        settings["epochs"] = epochs
+    place = device_by_name(device)
+    try:
+        history = fit(
+            vae,
+            data,
+            beta=beta,
+            seed=seed,
+            device=place,
+            checkpoint=checkpoint,
+            progress=True,
+            **settings,
+        )
+    except KeyboardInterrupt as stop:
+        typer.echo(
+            f"stopped: {checkpoint} keeps the last finished epoch; the same command goes on from "
+            "there, `train` with --resume",
+            err=True,
+        )
+        raise typer.Exit(130) from stop
+    record = make_record(
+        model, vae, data, sizes, history, seed=seed, beta=beta, num_samples=samples, commit=commit
+    )
+    return vae, data.to(place), record
+
+
+def _draw(vae: VAE, data: Data, folder: Path) -> Path:
+    """Samples above reconstructions for images, clouds of points for points."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from .plots import COLOURS, plot_images
+
+    torch.manual_seed(0)
+    path = folder / "samples.png"
+    if data.image_shape is None:
+        figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+        axis.plot(*data.test.cpu().T, ".", ms=3, color=COLOURS[9], label="test data")
+        axis.plot(*vae.sample(len(data.test)).cpu().T, ".", ms=3, color=COLOURS[0], label="samples")
+        axis.set(xlabel="$x_1$", ylabel="$x_2$", title="test data and samples")
+        axis.legend()
+    else:
+        x = data.test[:10]
+        images = torch.cat([vae.sample(30, mean=True), x, vae.reconstruct(x)])
+        figure = plot_images(images, data.image_shape)
+        figure.suptitle("30 samples; below, 10 test images and their reconstructions")
+    figure.savefig(path, dpi=150, facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def _figures(record: Record) -> str:
+    nll = record["nll"]
+    rows = [
+        ("NLL", f"{nll['mean']:.2f} ± {nll['standard_error']:.2f}", "nats per example"),
+        ("ELBO", f"{record['elbo']:.2f}", "nats per example"),
+        ("reconstruction", f"{record['reconstruction']:.2f}", "nats per example"),
+        ("KL", f"{sum(record['kl']):.2f}", "nats per example"),
+        ("active units", f"{record['active_units']} of {record['sizes']['latent']}", ""),
+    ]
+    head = (
+        f"{record['model']} on {record['data']}, seed {record['seed']}: best epoch "
+        f"{record['best_epoch']} of {record['epochs']}; {record['num_test']} test examples, "
+        f"S = {record['num_samples']}"
+    )
+    return "\n".join([head, *(f"  {n:<15}{v:>16}  {unit}".rstrip() for n, v, unit in rows)])
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's is one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NotFinite as error:
+        print(f"error: {error}; the checkpoint keeps the epoch before", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The book's data sets: digits (embedded in scikit-learn), 2-D rings, the MNIST family.
+
+Every image is a flat row of numbers in [0, 1]; the data set knows its image shape.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import downloads
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three parts, each `(N, X)`; `validation` and `test` are ready for a model.
+
+    `train` is raw where training draws something anew for each batch (dequantisation noise,
+    binarisation): pass rows of it through `batch` before a model sees them.
+    """
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    labels: dict[str, Tensor]
+    likelihood: Literal["bernoulli", "gaussian"]
+    image_shape: tuple[int, int] | None
+    batch: Callable[[Tensor], Tensor]
+
+    @property
+    def features(self) -> int:
+        """The data size X."""
+        return self.train.shape[-1]
+
+    def to(self, device: torch.device) -> "Data":
+        """The same data on another device."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+        )
+
+
+def load(name: str) -> Data:
+    """Load a data set by name; `DATA_SETS` lists the names.
+
+    `digits`, `digits-binary` and `rings` need no file and no network. The others are downloaded
+    once into `downloads.cache_folder()` and checked against published sums.
+
+    Raises:
+        InputError: no such name; or the files are neither in the cache nor to be had.
+    """
+    if name not in DATA_SETS:
+        raise InputError(f"no data set named {name!r}: choose one of {', '.join(DATA_SETS)}")
+    return DATA_SETS[name]()
+
+
+# --- digits -----------------------------------------------------------------------------------
+
+SPLIT = (1257, 180, 360)
+
+
+def _dequantise(levels: Tensor) -> Tensor:
+    """Pixel levels 0..16 to [0, 1): level k is spread evenly over [k/17, (k+1)/17).
+
+    Uniform noise of one level's width turns the probability of an integer into a density that
+    cannot grow without bound. Theis et al. (2016), section 3.1.
+    """
+    return (levels + torch.rand_like(levels)) / 17
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _digits(binary: bool) -> Data:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # The stream of numpy's RandomState is frozen for good, so the split never changes.
+    order = np.random.RandomState(0).permutation(len(digits.data))
+    levels = torch.tensor(digits.data[order], dtype=torch.float32)
+    names = ("train", "validation", "test")
+    labels = torch.tensor(digits.target[order])
+    common: dict[str, Any] = {
+        "labels": dict(zip(names, labels.split(SPLIT), strict=True)),
+        "image_shape": (8, 8),
+    }
+    train, validation, test = levels.split(SPLIT)
+    if binary:
+        train, validation, test = ((part > 8).float() for part in (train, validation, test))
+        return Data(
+            "digits-binary", train, validation, test, **common,
+            likelihood="bernoulli", batch=_unchanged,
+        )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        validation, test = _dequantise(validation), _dequantise(test)
+    return Data(
+        "digits", train, validation, test, **common, likelihood="gaussian", batch=_dequantise
+    )
+
+
+# --- rings ------------------------------------------------------------------------------------
+
+
+def _rings(n: int = 4000, modes: int = 8, radius: float = 2.0, scale: float = 0.14) -> Data:
+    """Eight Gaussians on a circle: the data whose every property the eye can check."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(modes, (n,), generator=generator)
+    angle = 2 * torch.pi * label / modes
+    centre = radius * torch.stack([angle.cos(), angle.sin()], dim=-1)
+    x = centre + scale * torch.randn(n, 2, generator=generator)
+    sizes = [n // 2, n // 4, n // 4]
+    train, validation, test = x.split(sizes)
+    names = ("train", "validation", "test")
+    return Data(
+        "rings", train, validation, test,
+        labels=dict(zip(names, label.split(sizes), strict=True)),
+        likelihood="gaussian", image_shape=None, batch=_unchanged,
+    )  # fmt: skip
+
+
+# --- the MNIST family -------------------------------------------------------------------------
+
+VALIDATION = 10_000
+
+
+def _mnist(kind: Literal["MNIST", "FashionMNIST"], dynamic: bool) -> Data:
+    """The protocol of Tomczak and Welling (2018): the last 10,000 training images validate.
+
+    Pixels are probabilities. `dynamic` draws training images anew for each batch; otherwise they
+    are drawn once, as validation and test images always are, with a fixed seed.
+    """
+    (train, labels), (test, test_labels) = downloads.mnist(kind)
+    train, validation = train[:-VALIDATION], train[-VALIDATION:]
+    generator = torch.Generator().manual_seed(0)
+    validation, test = (torch.bernoulli(p, generator=generator) for p in (validation, test))
+    if not dynamic:
+        train = torch.bernoulli(train, generator=generator)
+    short = {"MNIST": "mnist", "FashionMNIST": "fashion"}[kind]
+    return Data(
+        f"{'dynamic' if dynamic else 'fixed'}-{short}", train, validation, test,
+        labels={
+            "train": labels[:-VALIDATION],
+            "validation": labels[-VALIDATION:],
+            "test": test_labels,
+        },
+        likelihood="bernoulli", image_shape=(28, 28),
+        batch=torch.bernoulli if dynamic else _unchanged,
+    )  # fmt: skip
+
+
+def _static_mnist() -> Data:
+    """MNIST binarised once by Larochelle: no labels, 50,000 / 10,000 / 10,000 images."""
+    train, validation, test = downloads.static_mnist()
+    return Data(
+        "static-mnist", train, validation, test, labels={}, likelihood="bernoulli",
+        image_shape=(28, 28), batch=_unchanged,
+    )  # fmt: skip
+
+
+DATA_SETS: dict[str, Callable[[], Data]] = {
+    "digits": lambda: _digits(binary=False),
+    "digits-binary": lambda: _digits(binary=True),
+    "rings": _rings,
+    "dynamic-mnist": lambda: _mnist("MNIST", dynamic=True),
+    "fixed-mnist": lambda: _mnist("MNIST", dynamic=False),
+    "dynamic-fashion": lambda: _mnist("FashionMNIST", dynamic=True),
+    "fixed-fashion": lambda: _mnist("FashionMNIST", dynamic=False),
+    "static-mnist": _static_mnist,
+}

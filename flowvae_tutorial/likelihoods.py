@@ -1,0 +1,50 @@
+"""Likelihoods p(x | z): modules whose call, `likelihood(z)`, returns a distribution over data."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.nn import functional as F
+
+from .errors import InputError
+
+
+class BernoulliLikelihood(nn.Module):
+    """Independent binary pixels: the network gives the logit of each pixel being 1."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Wrap `net`, which maps `(..., D)` to `(..., X)` logits."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor) -> Distribution:
+        """Return p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`."""
+        bernoulli = Bernoulli(logits=self.net(z), validate_args=False)
+        return Independent(bernoulli, 1, validate_args=False)
+
+
+class GaussianLikelihood(nn.Module):
+    """Independent Gaussian pixels: the mean from the network, one learned scale a pixel.
+
+    The scale has a floor. Without one, a pixel that never varies would drive its scale to zero
+    and its density to infinity, and the likelihood would say nothing about the other pixels.
+    """
+
+    def __init__(self, net: nn.Module, features: int, min_scale: float = 0.01) -> None:
+        """Wrap `net`, which maps `(..., D)` to `(..., X)` means, X = `features`.
+
+        Args:
+            net: the decoder.
+            features: the data size X.
+            min_scale: the floor of the standard deviation, in the data's unit.
+        """
+        super().__init__()
+        if min_scale <= 0:
+            raise InputError(f"min_scale must be positive, got {min_scale}")
+        self.net = net
+        self.min_scale = min_scale
+        self.raw_scale = nn.Parameter(torch.full((features,), -1.0))
+
+    def forward(self, z: Tensor) -> Distribution:
+        """Return p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`."""
+        scale = self.min_scale + F.softplus(self.raw_scale)
+        return Independent(Normal(self.net(z), scale, validate_args=False), 1, validate_args=False)

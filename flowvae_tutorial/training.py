@@ -1,0 +1,247 @@
+"""One training loop for every model: warm-up, early stopping, exact checkpoints."""
+
+import io
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .data import Data
+from .errors import InputError
+from .vae import VAE
+
+# Posterior samples per validation example, and the seed they are drawn with at every epoch:
+# epochs are then compared on the same noise.
+VALIDATION_SAMPLES = 8
+VALIDATION_SEED = 2**31 - 1
+
+
+@dataclass
+class History:
+    """What `fit` saw, one entry an epoch, in nats per example."""
+
+    loss: list[float] = field(default_factory=list)
+    """Training loss, with the β of that epoch."""
+    reconstruction: list[float] = field(default_factory=list)
+    """Of the validation images."""
+    kl: list[float] = field(default_factory=list)
+    """Of the validation images."""
+    best_epoch: int = 0
+    """Counted from 1: the epoch whose weights the model has now."""
+    seconds: float = 0.0
+
+    @property
+    def elbo(self) -> list[float]:
+        """The validation ELBO at β = 1."""
+        return [r - k for r, k in zip(self.reconstruction, self.kl, strict=True)]
+
+
+class NotFinite(RuntimeError):
+    """The loss is NaN or infinite; the message names the epoch and step."""
+
+
+def device_by_name(name: str = "auto") -> torch.device:
+    """The device `name`, or for `auto` the first there is of CUDA, MPS and CPU.
+
+    Raises:
+        InputError: the name is unknown or the device is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    there = [device for device, is_there in available.items() if is_there]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise InputError(f"no device {name!r} here: choose auto or one of {', '.join(there)}")
+    return torch.device(name)
+
+
+def fit(
+    vae: VAE,
+    data: Data,
+    *,
+    epochs: int = 200,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    beta: float = 1.0,
+    warmup: int = 20,
+    patience: int = 50,
+    seed: int = 0,
+    device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> History:
+    """Train `vae` on `data.train` and leave it with the weights of its best epoch.
+
+    Best is the highest validation ELBO, always at β = 1 whatever `beta` is. The caller's random
+    state is left as it was: epoch e draws everything from a seed made of `seed` and e, which is
+    also what makes a resumed run equal to an uninterrupted one.
+
+    Args:
+        vae: the model; it is moved to `device`.
+        data: what to train on.
+        epochs: at most so many passes over the training images.
+        batch_size: examples a step.
+        lr: Adam's step size.
+        beta: the weight of the KL term after warm-up.
+        warmup: epochs over which that weight rises linearly from 0.
+        patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
+        seed: of the batches' order, their noise and the posterior samples.
+        device: where to train; the first there is of CUDA, MPS and CPU by default.
+        checkpoint: a file written after each epoch. If it exists, the run goes on from it.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: an argument makes no sense, or the checkpoint is damaged or of another run.
+        NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
+    """
+    if epochs < 1 or batch_size < 1 or lr <= 0 or beta < 0 or warmup < 0 or patience < 1:
+        raise InputError(
+            "fit needs epochs, batch_size and patience of at least 1, a positive lr, and beta and "
+            f"warmup not below 0; got epochs={epochs}, batch_size={batch_size}, "
+            f"patience={patience}, lr={lr}, beta={beta}, warmup={warmup}"
+        )
+    if len(data.train) == 0 or len(data.validation) == 0:
+        raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
+    device = device or device_by_name()
+    vae.to(device)
+    data = data.to(device)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    history = History()
+    best = _copy(vae)
+    # What must be equal for a checkpoint to belong to this run; `epochs` may be raised.
+    run = {
+        "data": data.name, "batch_size": batch_size, "lr": lr, "beta": beta, "warmup": warmup,
+        "patience": patience, "seed": seed,
+        "parameters": [f"{name} {tuple(p.shape)}" for name, p in vae.named_parameters()],
+    }  # fmt: skip
+    if checkpoint is not None and checkpoint.exists():
+        history, best = _resume(checkpoint, run, vae, optimizer)
+    bar = tqdm(total=epochs, initial=len(history.loss), disable=not progress, unit="epoch")
+    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for epoch in range(len(history.loss) + 1, epochs + 1):
+            if epoch - 1 - max(history.best_epoch, warmup) >= patience:
+                break
+            start = time.perf_counter()
+            torch.manual_seed(1_000_003 * seed + epoch)
+            loss = _train_epoch(
+                vae, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)), epoch
+            )
+            reconstruction, kl = _validate(vae, data.validation)
+            history.loss.append(loss)
+            history.reconstruction.append(reconstruction)
+            history.kl.append(kl)
+            if history.best_epoch == 0 or history.elbo[-1] > history.elbo[history.best_epoch - 1]:
+                history.best_epoch = epoch
+                best = _copy(vae)
+            history.seconds += time.perf_counter() - start
+            if checkpoint is not None:
+                state = {
+                    "run": run, "history": asdict(history), "best": best,
+                    "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                }  # fmt: skip
+                save_whole(checkpoint, state)
+            bar.update()
+            bar.set_postfix_str(f"validation ELBO {history.elbo[-1]:.2f} nats")
+    vae.load_state_dict(best)
+    return history
+
+
+def _train_epoch(
+    vae: VAE,
+    data: Data,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    beta: float,
+    epoch: int,
+) -> float:
+    losses = []
+    for rows in torch.randperm(len(data.train), device=data.train.device).split(batch_size):
+        loss = vae(data.batch(data.train[rows]), beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    # One look an epoch: a look a step would stall a GPU.
+    every = torch.stack(losses)
+    if not every.isfinite().all():
+        step = int((~every.isfinite()).nonzero()[0]) + 1
+        raise NotFinite(
+            f"the loss is {every[step - 1].item()} at epoch {epoch}, step {step}: lower the "
+            "learning rate or look at the data"
+        )
+    return every.mean().item()
+
+
+@torch.no_grad()
+def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
+    torch.manual_seed(VALIDATION_SEED)
+    parts = [vae.elbo(rows, VALIDATION_SAMPLES) for rows in x.split(1000)]
+    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean().item()
+    return reconstruction, torch.cat([part.kl for part in parts], dim=1).mean().item()
+
+
+def _copy(vae: VAE) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
+def save_whole(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint beside its place and rename it: it is there whole or not at all.
+
+    Raises:
+        InputError: the disk is full or not writable. What was at `path` before is still there.
+    """
+    half = path.with_name(path.name + ".part")
+    # Serialised in memory first, so that a full disk is an error of the system's, with its name.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(buffer.getvalue())
+        os.replace(half, path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise InputError(
+            f"could not write {path} ({error.strerror}): make room and run again; the checkpoint "
+            "of the epoch before is kept"
+        ) from error
+
+
+def load_whole(path: Path) -> dict[str, Any]:
+    """Read what `save_whole` wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is damaged or no checkpoint.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything from EOFError to KeyError
+        raise InputError(
+            f"{path} is damaged or no checkpoint of this package: delete it to start again"
+        ) from error
+    return state
+
+
+def _resume(
+    path: Path, run: dict[str, Any], vae: VAE, optimizer: torch.optim.Optimizer
+) -> tuple[History, dict[str, Tensor]]:
+    state = load_whole(path)
+    other = state.get("run", {})
+    differs = [name for name in run if other.get(name) != run[name]]
+    if differs:
+        raise InputError(
+            f"{path} is of another run, it differs in {', '.join(differs)}: "
+            "choose another file or delete it"
+        )
+    vae.load_state_dict(state["vae"])
+    optimizer.load_state_dict(state["optimizer"])
+    best = {name: value.to(next(vae.parameters()).device) for name, value in state["best"].items()}
+    return History(**state["history"]), best

@@ -1,0 +1,183 @@
+"""The one model class of the book: a VAE is a prior, a posterior and a likelihood."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .distributions import rsample_and_log_prob
+from .errors import InputError
+
+# Latents decoded at once by `log_marginal`: more would not be faster and would not fit a laptop.
+CHUNK = 10_000
+
+
+class ELBO(NamedTuple):
+    """The two terms of the evidence lower bound, `(S, N)` each, in nats per example."""
+
+    reconstruction: Tensor
+    """log p(x | z), higher is better."""
+    kl: Tensor
+    """log q(z | x) − log p(z): a one-sample estimate of the KL divergence, can be negative."""
+
+    @property
+    def value(self) -> Tensor:
+        """The bound itself, reconstruction − kl, `(S, N)`."""
+        return self.reconstruction - self.kl
+
+
+class VAE(nn.Module):
+    """A variational autoencoder made of three distributions.
+
+    | argument | call | returns | batch shape | event shape |
+    | --- | --- | --- | --- | --- |
+    | `prior` | `prior()` | p(z) | `()` | `(D,)` |
+    | `posterior` | `posterior(x)` | q(z given x) | `(N,)` | `(D,)` |
+    | `likelihood` | `likelihood(z)` | p(x given z) | `(S, N)` | `(X,)` |
+
+    Each is a module that returns a `torch.distributions.Distribution`. Any object with that
+    call signature fits. Kingma and Welling (2014).
+    """
+
+    def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
+        """Put the three together.
+
+        Raises:
+            InputError: the three disagree about the latent size D or the data size X.
+        """
+        super().__init__()
+        self.prior = prior
+        self.posterior = posterior
+        self.likelihood = likelihood
+        self.features, self._support = self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, torch.distributions.constraints.Constraint]:
+        """Send one latent and one example through, so that parts that do not fit fail here."""
+        some = next(self.parameters(), torch.empty(0))
+        latent = self.prior().event_shape
+        try:
+            p_x = self.likelihood(some.new_zeros(1, 1, *latent))
+        except RuntimeError as error:
+            raise InputError(
+                f"the likelihood does not take the prior's latents of shape {tuple(latent)}: "
+                f"{error}"
+            ) from error
+        try:
+            q_z = self.posterior(some.new_zeros(1, *p_x.event_shape))
+        except RuntimeError as error:
+            raise InputError(
+                f"the posterior does not take the likelihood's data of shape "
+                f"{tuple(p_x.event_shape)}: {error}"
+            ) from error
+        if q_z.event_shape != latent:
+            raise InputError(
+                f"the posterior's latents have shape {tuple(q_z.event_shape)}, the prior's "
+                f"{tuple(latent)}: make them the same size D"
+            )
+        return p_x.event_shape[0], p_x.support
+
+    def _check(self, x: Tensor) -> None:
+        # Under torch.compile a check of values would break the graph in two.
+        if torch.compiler.is_compiling():
+            return
+        if x.ndim != 2 or x.shape[-1] != self.features:
+            raise InputError(
+                f"x must have shape (N, {self.features}), got {tuple(x.shape)}: "
+                "flatten each example"
+            )
+        if len(x) == 0:
+            raise InputError("x is empty: it must hold at least one example")
+        if not x.is_floating_point():
+            raise InputError(
+                f"x must be floating point, got {x.dtype}: convert it and scale it to the "
+                "likelihood's range, x.float() / 255 for 8-bit images"
+            )
+        if not x.isfinite().all():
+            raise InputError("x has NaN or infinite values: clean the data first")
+        if not self._support.check(x).all():
+            raise InputError(
+                "x has values that the likelihood gives no density: a Bernoulli likelihood "
+                "takes 0 and 1 only, so binarise the images or use GaussianLikelihood"
+            )
+
+    def elbo(self, x: Tensor, num_samples: int = 1) -> ELBO:
+        """Estimate both terms of the evidence lower bound (equation `eq-elbo`).
+
+        Args:
+            x: `(N, X)`.
+            num_samples: S, posterior samples per example.
+
+        Returns:
+            reconstruction and kl, `(S, N)` each, in nats per example.
+
+        Raises:
+            InputError: x has the wrong shape, dtype or values.
+        """
+        self._check(x)
+        z, log_q = rsample_and_log_prob(self.posterior(x), (num_samples,))
+        kl = log_q - self.prior().log_prob(z)
+        return ELBO(self.likelihood(z).log_prob(x), kl)
+
+    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        """Minus the ELBO with its KL term weighted by `beta`, averaged over x `(N, X)`: a scalar.
+
+        Equation `eq-beta`. At `beta=1` it is in nats per example.
+        """
+        reconstruction, kl = self.elbo(x)
+        return (beta * kl - reconstruction).mean()
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""
+        return self.loss(x, beta)
+
+    @torch.no_grad()
+    def log_marginal(self, x: Tensor, num_samples: int = 5000) -> Tensor:
+        """Estimate log p(x) by importance sampling with q(z | x) (equation `eq-importance`).
+
+        The estimate is never above log p(x) on average, and rises to it as `num_samples` grows
+        (Burda et al. 2016). Works in chunks: memory does not grow with `num_samples`.
+
+        Args:
+            x: `(N, X)`.
+            num_samples: S, posterior samples per example.
+
+        Returns:
+            `(N,)`, nats per example.
+
+        Raises:
+            InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
+        """
+        self._check(x)
+        if num_samples < 1:
+            raise InputError(f"num_samples must be at least 1, got {num_samples}")
+        prior = self.prior()
+        return torch.cat(
+            [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
+        )
+
+    def _log_mean_weight(self, x: Tensor, prior: Distribution, num_samples: int) -> Tensor:
+        posterior = self.posterior(x)
+        total = x.new_full((len(x),), -math.inf)
+        at_once = max(1, CHUNK // len(x))
+        for done in range(0, num_samples, at_once):
+            size = min(at_once, num_samples - done)
+            z, log_q = rsample_and_log_prob(posterior, (size,))
+            log_weight = self.likelihood(z).log_prob(x) + prior.log_prob(z) - log_q
+            total = torch.logaddexp(total, log_weight.logsumexp(dim=0))
+        return total - math.log(num_samples)
+
+    @torch.no_grad()
+    def sample(self, n: int, mean: bool = False) -> Tensor:
+        """Draw `n` examples `(n, X)` from the model, or the likelihood's means for `mean=True`."""
+        p_x: Distribution = self.likelihood(self.prior().sample((n,)))
+        return p_x.mean if mean else p_x.sample()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The likelihood's mean at one posterior sample of each example, `(N, X)` to `(N, X)`."""
+        self._check(x)
+        p_x: Distribution = self.likelihood(self.posterior(x).sample())
+        return p_x.mean

@@ -1,0 +1,90 @@
+"""What notebooks show: numbers that are checked, and sliders that need no kernel."""
+
+import base64
+import html
+import io
+import math
+import uuid
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from .errors import InputError
+
+
+def expect(value: float, canonical: float, within: float, label: str = "", unit: str = "") -> None:
+    """Print the canonical figure of a page, and raise unless this run's value agrees with it.
+
+    A trained number differs between machines in its last digits. The page shows one figure for
+    all, and every run of the page checks it.
+
+    Args:
+        value: what this run found.
+        canonical: what the page prints.
+        within: how far the two may lie apart, at most half of the effect the text claims.
+        label: what it is, printed in front.
+        unit: printed behind.
+
+    Raises:
+        AssertionError: the two lie further apart, or `value` is not finite.
+    """
+    value = float(value)
+    name = f"{label}: " if label else ""
+    if not math.isfinite(value) or abs(value - canonical) > within:
+        raise AssertionError(
+            f"{name}this run gives {value:.6g}, the page says {canonical:g} to within {within:g}"
+        )
+    print(f"{name}{canonical:g}{f' {unit}' if unit else ''} (checked to {within:g})")
+
+
+def frame_slider(frames: Mapping[str, Figure], label: str, alt: str, start: int = 0) -> HTML:
+    """A slider over figures drawn beforehand, in plain HTML: no kernel, no library, no network.
+
+    Args:
+        frames: a figure for each value, in order; the key is what the slider says there. The
+            figures are closed.
+        label: what the slider changes.
+        alt: what is to be seen, for readers who do not see it; the value is added to it.
+        start: the frame shown first.
+
+    Raises:
+        InputError: there are no frames, or `start` is not one of them.
+    """
+    if not frames or not 0 <= start < len(frames):
+        raise InputError(
+            f"frame_slider needs at least one frame and a start among them, got {len(frames)} "
+            f"frames and start={start}"
+        )
+    # An id made of the label is the same at every run, which keeps stored outputs stable.
+    slider = f"frames-{uuid.uuid5(uuid.NAMESPACE_OID, label + alt).hex[:8]}"
+    names = [html.escape(name) for name in frames]
+    style = "max-width:100%;height:auto;background:#fff;display"
+    pictures = "".join(
+        f'<img src="data:image/png;base64,{_png(figure)}" alt="{html.escape(alt)} {name}" '
+        f'style="{style}:{"block" if i == start else "none"}">'
+        for i, (name, figure) in enumerate(zip(names, frames.values(), strict=True))
+    )
+    # Each frame carries its own text in `alt`; the others are not displayed, so not read either.
+    move = (
+        "const b=this.closest('div');const p=b.querySelectorAll('img');"
+        "p.forEach((e,i)=>{e.style.display=i==this.value?'block':'none'});"
+        "const t=this.dataset.names.split('|')[this.value];"
+        "b.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)"
+    )
+    return HTML(
+        f'<div class="frame-slider" style="max-width:100%">'
+        f'<label for="{slider}">{html.escape(label)}: <output>{names[start]}</output></label><br>'
+        f'<input type="range" id="{slider}" min="0" max="{len(names) - 1}" value="{start}" '
+        f'step="1" data-names="{"|".join(names)}" aria-valuetext="{names[start]}" '
+        f'style="width:min(100%,24rem)" oninput="{html.escape(move)}">'
+        f"{pictures}</div>"
+    )
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, facecolor="white")
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
