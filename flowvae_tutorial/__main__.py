@@ -13,6 +13,7 @@ from .errors import InputError
 from .models import MODELS, build, default_sizes, training_settings
 from .records import (
     Record,
+    book_results,
     current_commit,
     make_record,
     paired_table,
@@ -121,14 +122,16 @@ def reproduce(
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("book/results"),
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the records; the book's own by default.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Only this data set.")] = None,
 ) -> None:
     """Print the tables and paired intervals of all records, as Markdown.
 
     Example: python -m flowvae_tutorial report --results results
     """
-    records = read_records(results, data)
+    records = read_records(results or book_results(), data)
     typer.echo(f"{table(records)}\n\n{paired_table(records)}")
 
 

@@ -17,11 +17,11 @@ class Evaluation(NamedTuple):
     """Figures of one model on one data set, in nats per example."""
 
     nll: Tensor
-    """`(N,)`: minus the importance-sampled log-likelihood of each example."""
+    """Minus the importance-sampled log-likelihood of each example, `(N,)`."""
     reconstruction: float
     kl: float
     active: Tensor
-    """`(D,)`: which latent units are active."""
+    """Which latent units are active, `(D,)`."""
 
     @property
     def elbo(self) -> float:

@@ -118,6 +118,12 @@ def make_record(
     return dict(json.loads(json.dumps(record)))
 
 
+def book_results() -> Path:
+    """The folder of the book's own records, in a checkout or in an installed package."""
+    checkout = Path(__file__).parents[1] / "book" / "results"
+    return checkout if checkout.is_dir() else Path(__file__).parent / "results"
+
+
 def current_commit() -> str:
     """The commit of the code that runs, or `unknown` outside a checkout."""
     answer = subprocess.run(

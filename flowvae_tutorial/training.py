@@ -32,7 +32,7 @@ class History:
     kl: list[float] = field(default_factory=list)
     """Of the validation images."""
     best_epoch: int = 0
-    """Counted from 1: the epoch whose weights the model has now."""
+    """The epoch, counted from 1, whose weights the model has now."""
     seconds: float = 0.0
 
     @property

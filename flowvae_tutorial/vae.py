@@ -20,7 +20,7 @@ class ELBO(NamedTuple):
     reconstruction: Tensor
     """log p(x | z), higher is better."""
     kl: Tensor
-    """log q(z | x) − log p(z): a one-sample estimate of the KL divergence, can be negative."""
+    """log q(z | x) − log p(z), a one-sample estimate of the KL divergence; it can be negative."""
 
     @property
     def value(self) -> Tensor:

@@ -1,0 +1,72 @@
+PYTHON ?= python3
+NB ?= $(sort $(wildcard book/*.ipynb))
+PORT ?= 8000
+
+BIN := .venv/bin
+READY := .venv/.installed
+BENCH_READY := .venv/.installed-benchmark
+
+# Models this small run fastest on one thread, and repeat bit for bit on it.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test lint format notebooks bench wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+book: $(READY)  ## build the web book, strictly
+	@# An incremental build repeats no warning of the pages that it keeps.
+	@rm -rf _build
+	@$(BIN)/python tools/book.py mathjax
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@$(BIN)/python tools/book.py check
+
+serve: book  ## build the web book and serve it on localhost
+	@echo "http://localhost:$(PORT)/ (Ctrl-C to stop)"
+	@$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
+
+# The quickest to fail goes first.
+test: $(READY)  ## lint, build the book, test package and pages, re-execute every chapter
+	$(MAKE) lint
+	$(MAKE) book
+	BOOK_REQUIRED=1 $(BIN)/pytest tests -n 2
+	$(BIN)/pytest book --nbval --nbval-current-env --nbval-sanitize-with book/nbval_sanitize.cfg \
+		-n 2 --dist loadscope
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff sort imports and format
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+notebooks: $(READY)  ## re-execute chapters and store their outputs (NB=book/x.ipynb for one)
+	@$(BIN)/python tools/book.py execute $(NB)
+
+bench: $(BENCH_READY)  ## time the package beside pythae
+	$(BIN)/pytest tests/benchmarks
+
+wheel: $(READY)  ## build the package's wheel into dist/
+	@rm -rf build dist
+	$(BIN)/pip wheel -q . --no-deps --no-build-isolation --wheel-dir dist
+
+clean:  ## remove what was built; .venv stays
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# -qq: pip's warnings are long and ask for nothing; errors still show.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or \
+		sys.exit("Python 3.11, 3.12 or 3.13 is needed and this is %d.%d: name one with make PYTHON=python3.12" % v)'
+	@echo "Installing into .venv: a minute or two, once."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation -e ".[benchmark]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps pythae==0.1.2
+	@touch $@

@@ -1,0 +1,248 @@
+"""Checks of chapter 0, reading distributions."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import Hint, ask, close, exercise
+
+Answer = Callable[..., Tensor]
+
+
+def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]) -> None:
+    """Let the right values pass, and name the mistake that the wrong ones come from.
+
+    Args:
+        value: what the reader's function returned.
+        target: the right values, of the same shape.
+        mistakes: what each known mistake gives, with the hint that it gets.
+
+    Raises:
+        Hint: the values are wrong.
+    """
+    if close(value, target):
+        return
+    for wrong, hint in mistakes:
+        if close(value, wrong):
+            raise Hint(hint)
+    worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
+    raise Hint(
+        f"One value should be {target.flatten()[worst].item():.4f}, yours is "
+        f"{value.flatten()[worst].item():.4f}. Go through your formula term by term."
+    )
+
+
+def _gaussian(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-density of each number by itself, in the shape of z."""
+    standardised = (z - mean) * (-log_scale).exp()
+    return -0.5 * standardised**2 - log_scale - 0.5 * math.log(2 * math.pi)
+
+
+def _mixture(z: Tensor, log_weights: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    whole = _gaussian(z[:, None], mean, log_scale).sum(-1)
+    return (log_weights + whole).logsumexp(-1)
+
+
+@exercise("0.1")
+def check_gaussian_log_density(answer: Answer) -> None:
+    """Check a diagonal Gaussian's log-density.
+
+    Args:
+        answer: takes z `(S, N, D)`, mean `(N, D)` and log-scale `(N, D)`; returns `(S, N)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z, mean, log_scale = (
+        torch.randn(shape, generator=random) for shape in [(5, 4, 3), (4, 3), (4, 3)]
+    )
+    each = _gaussian(z, mean, log_scale)
+    constant = 0.5 * 3 * math.log(2 * math.pi)
+    squares = each.sum(-1) + log_scale.sum(-1) + constant
+    value = ask(answer, z, mean, log_scale, shape=(5, 4))
+    refuse(
+        value,
+        each.sum(-1),
+        [
+            (-each.sum(-1), "The sign is turned: a point near the mean has the higher density."),
+            (
+                each.mean(-1),
+                "This is a mean over the event. A log-density is summed over it: the densities of "
+                "independent numbers multiply.",
+            ),
+            (
+                _gaussian(z, mean, log_scale / 2).sum(-1),
+                "You read log σ as a log-variance: the spread used is √σ. The book's log-scale is "
+                "the logarithm of the standard deviation.",
+            ),
+            (
+                _gaussian(z, mean, 2 * log_scale).sum(-1),
+                "The variance stands where the standard deviation belongs: the spread used is σ².",
+            ),
+            (
+                squares - constant,
+                "The term with log σ is missing. A wide Gaussian spreads the same mass thinner.",
+            ),
+            (
+                squares + log_scale.sum(-1) - constant,
+                "The term with log σ has the wrong sign: a wide Gaussian must be lower at its "
+                "mean than a narrow one.",
+            ),
+            (
+                each.sum(-1) + constant,
+                "The constant with 2π is missing: your density does not integrate to one.",
+            ),
+            (each.sum(-1).exp(), "This is the density; its logarithm is asked for."),
+        ],
+    )
+
+
+@exercise("0.2")
+def check_log_mean_exp(answer: Answer) -> None:
+    """Check the logarithm of a mean of densities, down each column.
+
+    Args:
+        answer: takes log-densities `(S, N)`; returns `(N,)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    a = torch.randn(6, 3, generator=random)
+    size = math.log(6)
+    total = a.logsumexp(0)
+    refuse(
+        ask(answer, a.clone(), shape=(3,)),
+        total - size,
+        [
+            (
+                a.mean(0),
+                "This is the mean of the logs. The log of the mean is asked for, and it is "
+                "never lower.",
+            ),
+            (total, "This is the log of the sum. How many terms has the mean?"),
+            (
+                total / 6,
+                "You divided the logarithm by S. The density is what is to be divided: what does "
+                "that do to its logarithm?",
+            ),
+            (total + size, "Dividing by S makes the result smaller: mind the sign of log S."),
+            (size - total, "The sign is turned: the larger the densities, the larger the result."),
+            ((total - size).exp(), "This is the mean itself; its logarithm is asked for."),
+            (
+                a.max(0).values,
+                "This is the largest term alone. Add the others to it, relative to the largest.",
+            ),
+            (
+                total - size - a.max(0).values,
+                "The maximum was subtracted and not added again at the end.",
+            ),
+        ],
+    )
+    low, high = ask(answer, a - 1000, shape=(3,)), ask(answer, a + 1000, shape=(3,))
+    if not low.isfinite().all():
+        raise Hint(
+            "Right for moderate numbers. With log-densities near −1000 every exponential "
+            "underflows to zero, and the result is not finite. Subtract something first."
+        )
+    if not high.isfinite().all():
+        raise Hint(
+            "Right for small numbers. With log-densities near +1000, as continuous data have "
+            "them, an exponential overflows. What is the largest number that may be raised?"
+        )
+    apart = torch.tensor([-1000.0, 0.0, 1000.0])
+    if not close(ask(answer, a + apart, shape=(3,)), total - size + apart):
+        raise Hint(
+            "Each column alone is right. With columns of very different size it fails: one "
+            "maximum for the whole tensor does not serve them all."
+        )
+    a[:, 1] = -math.inf
+    some = ask(answer, a.clone(), shape=(3,))
+    if some.isnan().any():
+        raise Hint(
+            "A column of −inf only, where every density is zero, gives NaN: its maximum is −inf "
+            "too, and −inf minus −inf is not a number."
+        )
+    if some[1] != -math.inf or not close(some[::2], (total - size)[::2]):
+        raise Hint("The mean of zeros is zero: a column of −inf only must give −inf.")
+
+
+@exercise("0.3")
+def check_mixture_log_density(answer: Answer) -> None:
+    """Check the log-density of a mixture of diagonal Gaussians.
+
+    Args:
+        answer: takes z `(N, D)`, logits `(K,)`, means `(K, D)` and log-scales `(K, D)`; returns
+            `(N,)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z, logits, mean, log_scale = (
+        torch.randn(shape, generator=random) for shape in [(5, 2), (4,), (4, 2), (4, 2)]
+    )
+    weights = logits.log_softmax(0)
+    each = _gaussian(z[:, None], mean, log_scale)
+    whole = each.sum(-1)
+    target = _mixture(z, weights, mean, log_scale)
+    refuse(
+        ask(answer, z, logits, mean, log_scale, shape=(5,)),
+        target,
+        [
+            (
+                (weights[:, None] + each).logsumexp(1).sum(-1),
+                "This is a mixture for each dimension by itself, so a point may take one "
+                "coordinate from one component and the next from another. Which of the two sums "
+                "comes first?",
+            ),
+            (
+                (weights[:, None] + each).sum(-1).logsumexp(-1),
+                "The weight of a component is counted once for each dimension. It belongs to the "
+                "component as a whole.",
+            ),
+            (
+                _mixture(z, logits, mean, log_scale),
+                "The logits are not log-weights yet: their exponentials do not sum to one.",
+            ),
+            (
+                _mixture(z, logits.softmax(0), mean, log_scale),
+                "A weight multiplies a density. What stands beside a log-density is the weight's "
+                "logarithm.",
+            ),
+            (
+                whole.logsumexp(-1),
+                "The densities are summed without weights: your mixture has a mass of K.",
+            ),
+            (
+                _mixture(z, torch.zeros(4) - math.log(4), mean, log_scale),
+                "All components weigh the same here. Where do the logits come in?",
+            ),
+            (
+                (weights.exp() * whole).sum(-1),
+                "This is the weighted mean of the log-densities. A mixture is the weighted mean "
+                "of the densities, and the logarithm comes last.",
+            ),
+            (
+                (weights + whole).max(-1).values,
+                "Only the largest component counts here. The others add to the density too.",
+            ),
+            (
+                (weights + each.mean(-1)).logsumexp(-1),
+                "This takes a mean over the event. A log-density is summed over it.",
+            ),
+            (
+                _mixture(z, weights, mean, log_scale / 2),
+                "You read log σ as a log-variance: the spread used is √σ.",
+            ),
+            (
+                _mixture(z, weights, mean, 2 * log_scale),
+                "The variance stands where the standard deviation belongs: the spread used is σ².",
+            ),
+            (-target, "The sign is turned: near a component's mean the density is higher."),
+            (target.exp(), "This is the density; its logarithm is asked for."),
+        ],
+    )
+    far, same = z + 200, torch.zeros(4, 2)
+    # There each density underflows to zero, its logarithm does not.
+    if not close(
+        ask(answer, far, logits, mean, same, shape=(5,)), _mixture(far, weights, mean, same)
+    ):
+        raise Hint(
+            "Right near the components. Far from all of them the densities underflow to zero: "
+            "stay with logarithms throughout."
+        )

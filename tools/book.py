@@ -1,0 +1,68 @@
+"""Steps of the book's build that Jupyter Book leaves to us: mathjax, check, execute."""
+
+import shutil
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_build" / "html"
+# The full build holds every TeX extension; the small one fetches \boldsymbol and others on use.
+MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
+
+
+def toc_pages() -> list[str]:
+    """Every page that the table of contents names, without its suffix, in order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    parts = toc.get("parts", [])
+    return [toc["root"], *(chapter["file"] for part in parts for chapter in part["chapters"])]
+
+
+def mathjax() -> None:
+    """Puts MathJax where _config.yml looks for it, so that pages need no outside host."""
+    target = ROOT / "_build" / "mathjax"
+    target.mkdir(parents=True, exist_ok=True)
+    source = distribution("sphinx-mathjax-offline").locate_file(MATHJAX)
+    shutil.copyfile(str(source), target / Path(MATHJAX).name)
+
+
+def check() -> None:
+    """Fails if a page is missing: another major version of Jupyter Book builds none and says OK."""
+    pages = [HTML / f"{page}.html" for page in toc_pages()]
+    missing = [str(page.relative_to(ROOT)) for page in pages if not page.is_file()]
+    if missing:
+        sys.exit(f"The book was built without {', '.join(missing)}.")
+    print(f"{len(pages)} pages, starting at {pages[0].as_uri()}")
+
+
+def execute(*paths: str) -> None:
+    """Re-executes notebooks in place and keeps nothing that changes from run to run."""
+    for path in map(Path, paths):
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(
+            notebook,
+            kernel_name="python3",
+            timeout=600,
+            resources={"metadata": {"path": str(path.parent)}},
+            record_timing=False,
+            store_widget_state=False,
+            coalesce_streams=True,
+        ).execute()
+        notebook.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+        nbformat.validate(notebook)
+        nbformat.write(notebook, path)
+        print(f"{path} executed")
+
+
+if __name__ == "__main__":
+    step, *arguments = sys.argv[1:]
+    {"mathjax": mathjax, "check": check, "execute": execute}[step](*arguments)

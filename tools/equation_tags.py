@@ -1,0 +1,36 @@
+r"""A Sphinx extension: an equation has the number that its own `\tag{1.3}` says.
+
+Jupyter and Colab draw the tag; Sphinx would count through the whole book instead.
+"""
+
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
+TAG = re.compile(r"\s*\\tag\{([^}]*)\}")
+logger = logging.getLogger(__name__)
+
+
+class EquationTags(SphinxTransform):
+    default_priority = 500
+
+    def apply(self, **_: Any) -> None:
+        equations = self.env.get_domain("math").data["objects"]
+        for node in self.document.findall(nodes.math_block):
+            if not (label := node.get("label")):
+                continue
+            if not (tag := TAG.search(node.astext())):
+                logger.warning(r"equation %s has no \tag{number}", label, location=node)
+                continue
+            node["number"] = tag[1]
+            node[0] = nodes.Text(TAG.sub("", node.astext()))
+            equations[label] = (self.env.docname, tag[1])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_transform(EquationTags)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
