@@ -1,11 +1,14 @@
 """The figures of the book: each function returns a matplotlib figure."""
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Circle
 from torch import Tensor
 
 from .training import History
@@ -54,46 +57,110 @@ def plot_images(images: Tensor, image_shape: tuple[int, int], columns: int = 10)
     return figure
 
 
-def plot_reconstructions(x: Tensor, reconstruction: Tensor, image_shape: tuple[int, int]) -> Figure:
-    """Originals `(N, X)` above their reconstructions `(N, X)`."""
+def plot_rows(rows: dict[str, Tensor], image_shape: tuple[int, int], title: str = "") -> Figure:
+    """Rows of as many images each, `(N, X)`, with the name of each row in front of it."""
+    count = len(next(iter(rows.values())))
     figure, axes = plt.subplots(
-        2, len(x), figsize=(0.7 * len(x) + 1.2, 1.5), squeeze=False,
-        gridspec_kw={"wspace": 0.08, "hspace": 0.08},
+        len(rows), count, figsize=(0.55 * count + 1.1, 0.6 * len(rows) + 0.3 * bool(title)),
+        squeeze=False, layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0),
     )  # fmt: skip
-    for row, images, name in zip(
-        axes, (x, reconstruction), ("original", "reconstructed"), strict=True
-    ):
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images, strict=True):
             _show(axis, image, image_shape)
             axis.set(xticks=[], yticks=[], frame_on=False)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    if title:
+        figure.suptitle(title, fontsize="medium")
     return figure
 
 
-def plot_latents(z: Tensor, labels: Tensor) -> Figure:
-    """A map of two-dimensional latents `(N, 2)`, each class named where its latents lie."""
-    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
-    draw_latents(axis, z, labels)
-    return figure
+def plot_reconstructions(x: Tensor, reconstruction: Tensor, image_shape: tuple[int, int]) -> Figure:
+    """Originals `(N, X)` above their reconstructions `(N, X)`."""
+    return plot_rows({"original": x, "reconstructed": reconstruction}, image_shape)
 
 
-def draw_latents(axis: Any, z: Tensor, labels: Tensor) -> None:
-    """The same on an axis of the caller's."""
+def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
+    """A map of two-dimensional latents `(N, 2)`, each class named where its latents lie.
+
+    The dashed circle holds 95 % of N(0, I). Latents further out than `extent` are left out.
+    """
+    figure, axis = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     for label in labels.unique().tolist():
         points = z[labels == label]
-        axis.scatter(*points.T, s=8, color=COLOURS[label % len(COLOURS)], linewidths=0)
+        axis.plot(*points.T, ".", markersize=4, color=COLOURS[label % len(COLOURS)])
         axis.annotate(
-            str(label), points.median(dim=0).values.tolist(), ha="center", va="center",
-            fontsize=13, fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none",
-                  "alpha": 0.85},
+            str(label), tuple(points.median(dim=0).values.tolist()), ha="center", va="center",
+            fontsize=12, fontweight="bold", zorder=3,
+            bbox={"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": "none",
+                  "alpha": 0.8},
         )  # fmt: skip
-    axis.set(xlabel="$z_1$ (prior standard deviations)", ylabel="$z_2$ (prior standard deviations)")
-    axis.set_aspect("equal")
+    radius = (-2 * np.log(0.05)) ** 0.5
+    axis.add_patch(Circle((0, 0), radius, fill=False, linestyle="--"))
+    axis.annotate("95 % of N(0, I)", (0, radius + 0.08), ha="center", va="bottom")
+    _latent_axes(axis, extent)
+    return figure
+
+
+def _latent_axes(axis: Any, extent: float) -> None:
+    axis.set(
+        xlabel="$z_1$ (standard deviations of N(0, I))",
+        ylabel="$z_2$ (standard deviations of N(0, I))",
+        xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal",
+    )  # fmt: skip
+
+
+def plot_densities(
+    densities: dict[str, Callable[[Tensor], Tensor]], extent: float = 3.2, steps: int = 121
+) -> Figure:
+    """Two-dimensional densities side by side, on one scale.
+
+    Args:
+        densities: a name for each function from points `(N, 2)` to log-densities `(N,)`.
+        extent: the plane is drawn from minus to plus this.
+        steps: points along each axis.
+    """
+    line = torch.linspace(-extent, extent, steps)
+    grid = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        values = [log_prob(grid).exp().reshape(steps, steps).T for log_prob in densities.values()]
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(4 * len(values), 4), layout="constrained", squeeze=False
+    )
+    top = float(torch.stack(values).quantile(0.995))
+    for axis, name, value in zip(axes[0], densities, values, strict=True):
+        image = axis.imshow(
+            value.cpu(), origin="lower", extent=(-extent, extent) * 2, cmap="viridis",
+            vmin=0, vmax=top,
+        )  # fmt: skip
+        _latent_axes(axis, extent)
+        axis.set_title(name)
+    figure.colorbar(image, ax=axes, label="density", shrink=0.7)
+    return figure
+
+
+def plot_unit_variances(variance: Tensor, threshold: float = 0.01) -> Figure:
+    """The variance of each latent unit's posterior mean, `(D,)`, sorted, against a threshold."""
+    ordered = variance.cpu().sort(descending=True).values
+    figure, axis = plt.subplots(figsize=(5.5, 3), layout="constrained")
+    units = range(1, len(ordered) + 1)
+    axis.bar(units, ordered, color=[COLOURS[0] if v > threshold else COLOURS[9] for v in ordered])
+    axis.axhline(threshold, color=COLOURS[3], linestyle="--")
+    axis.annotate(
+        f"active above {threshold:g}", (len(ordered) + 0.4, 1.1 * threshold),
+        ha="right", va="bottom", color=COLOURS[3],
+    )  # fmt: skip
+    axis.set(
+        yscale="log", xlabel="latent unit, sorted", ylabel="variance of the posterior mean",
+        xticks=[units[0], *units[3::4]],
+    )  # fmt: skip
+    return figure
 
 
 def plot_decoded_grid(
-    decode: Any, image_shape: tuple[int, int], extent: float = 2.5, steps: int = 15
+    decode: Callable[[Tensor], Tensor],
+    image_shape: tuple[int, int],
+    extent: float = 2.5,
+    steps: int = 15,
 ) -> Figure:
     """What a 2-D latent space decodes to: `decode` maps `(N, 2)` latents to `(N, X)` images."""
     line = torch.linspace(-extent, extent, steps)
@@ -105,7 +172,7 @@ def plot_decoded_grid(
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     half = extent * steps / (steps - 1)
     axis.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, extent=(-half, half, -half, half))
-    axis.set(xlabel="$z_1$ (prior standard deviations)", ylabel="$z_2$ (prior standard deviations)")
+    _latent_axes(axis, half)
     return figure
 
 

@@ -56,17 +56,18 @@ class VAE(nn.Module):
     @torch.no_grad()
     def _probe(self) -> tuple[int, torch.distributions.constraints.Constraint]:
         """Send one latent and one example through, so that parts that do not fit fail here."""
-        some = next(self.parameters(), torch.empty(0))
-        latent = self.prior().event_shape
+        with torch.random.fork_rng(devices=[]):
+            z = self.prior().sample((1, 1))
+        latent = z.shape[2:]
         try:
-            p_x = self.likelihood(some.new_zeros(1, 1, *latent))
+            p_x = self.likelihood(z)
         except RuntimeError as error:
             raise InputError(
                 f"the likelihood does not take the prior's latents of shape {tuple(latent)}: "
                 f"{error}"
             ) from error
         try:
-            q_z = self.posterior(some.new_zeros(1, *p_x.event_shape))
+            q_z = self.posterior(z.new_zeros(1, *p_x.event_shape))
         except RuntimeError as error:
             raise InputError(
                 f"the posterior does not take the likelihood's data of shape "

@@ -1,8 +1,36 @@
 """Every numbered equation of the book, checked with numbers: label `eq-x` by `test_eq_x`."""
 
 import json
+import math
 import re
+from decimal import Decimal
 from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    ExpTransform,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+    kl_divergence,
+)
+
+from flowvae_tutorial import (
+    VAE,
+    GaussianLikelihood,
+    GaussianMixture,
+    GaussianPosterior,
+    StandardNormal,
+    active_units,
+    aggregated_posterior,
+    mean_and_standard_error,
+    rsample_and_log_prob,
+)
 
 BOOK = Path(__file__).parents[1] / "book"
 LABEL = re.compile(r"\$\$\s*\((eq-[a-z0-9-]+)\)")
@@ -33,4 +61,320 @@ def test_no_label_is_used_twice() -> None:
 
 # --- chapter 0 --------------------------------------------------------------------------------
 
+
+def quadrature(density: Tensor, *axes: Tensor) -> float:
+    """The integral of values on a grid, by the trapezoid rule over its axes from the last on."""
+    for axis in reversed(axes):
+        density = torch.trapezoid(density, axis, dim=-1)
+    return density.item()
+
+
+def test_eq_log_density() -> None:
+    torch.manual_seed(0)
+    mean, scale = torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5
+    z = torch.randn(4, 3, 2).double()
+    summed = Normal(mean, scale).log_prob(z).sum(-1)
+    # The same Gaussian, written as one density with a full covariance matrix.
+    exact = MultivariateNormal(mean, torch.diag_embed(scale**2)).log_prob(z)
+    assert summed.shape == (4, 3)
+    torch.testing.assert_close(summed, exact)
+    torch.testing.assert_close(Independent(Normal(mean, scale), 1).log_prob(z), exact)
+    line = torch.linspace(-12, 12, 801).double()
+    grid = torch.cartesian_prod(line, line).reshape(801, 801, 2)
+    density = Normal(mean[0], scale[0]).log_prob(grid).sum(-1).exp()
+    assert quadrature(density, line, line) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_eq_bits_per_dimension(bits: int) -> None:
+    # Equally likely levels need as many bits as their number has: 256 levels need 8.
+    features = 3
+    levels = Independent(Categorical(logits=torch.zeros(features, 2**bits).double()), 1)
+    nats = levels.log_prob(torch.zeros(features))
+    assert (-nats / (features * math.log(2))).item() == pytest.approx(bits)
+
+
+def test_eq_kl_sign() -> None:
+    q = Normal(torch.tensor(1.0).double(), torch.tensor(0.5).double())
+    p = Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())
+    z = torch.linspace(-9, 11, 20_001).double()
+    integrand = q.log_prob(z).exp() * (q.log_prob(z) - p.log_prob(z))
+    by_quadrature = quadrature(integrand, z)
+    assert by_quadrature == pytest.approx(kl_divergence(q, p).item(), abs=1e-9)
+    assert by_quadrature == pytest.approx(math.log(2) + (0.25 + 1 - 1) / 2, abs=1e-9)
+    assert by_quadrature > 0
+    # The other direction is another number.
+    assert abs(by_quadrature - kl_divergence(p, q).item()) > 1
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 5])
+def test_eq_monte_carlo(num_samples: int) -> None:
+    # f takes four values with equal probability, so every possible sample can be written down.
+    f = torch.tensor([0.0, 1.0, 5.0, -2.0]).double()
+    samples = f[torch.cartesian_prod(*[torch.arange(4)] * num_samples)]
+    estimates, errors = samples.mean(1), samples.std(1) / num_samples**0.5
+    torch.testing.assert_close(estimates.mean(), f.mean())
+    # Squared, the standard error is on average the estimate's variance.
+    torch.testing.assert_close((errors**2).mean(), estimates.var(correction=0))
+    mean, error = mean_and_standard_error(samples[7])
+    assert (mean, error) == pytest.approx((estimates[7].item(), errors[7].item()))
+
+
+@pytest.mark.parametrize("shift", [0, -1000, 1000])
+def test_eq_log_mean_exp(shift: int) -> None:
+    a = [0.3, -1.2, 2.5, -40.0]
+    # Decimal numbers have no smallest exponent that is in the way here.
+    exact = (sum((Decimal(v) + shift).exp() for v in a) / len(a)).ln()
+    values = torch.tensor(a, dtype=torch.float64) + shift
+    top = values.max()
+    by_equation = top + (values - top).exp().sum().log() - math.log(len(a))
+    assert by_equation.item() == pytest.approx(float(exact), abs=1e-12 * max(1, abs(shift)))
+    naive = values.exp().mean().log()
+    assert bool(naive.isfinite()) == (shift == 0)
+
+
+def test_eq_mixture() -> None:
+    torch.manual_seed(0)
+    prior = GaussianMixture(2, 3).double()
+    with torch.no_grad():
+        prior.logits.copy_(torch.randn(3))
+        prior.log_scale.copy_(torch.randn(3, 2) / 2)
+        line = torch.linspace(-14, 14, 701).double()
+        z = torch.cartesian_prod(line, line).reshape(701, 701, 2)
+        log_each = Normal(prior.loc, prior.log_scale.exp()).log_prob(z[:, :, None])
+        log_weight = prior.logits.log_softmax(0)
+        by_equation = (log_weight + log_each.sum(-1)).logsumexp(-1)
+        covariance = torch.diag_embed((2 * prior.log_scale).exp())
+        whole = [
+            weight * MultivariateNormal(mean, each).log_prob(z).exp()
+            for weight, mean, each in zip(log_weight.exp(), prior.loc, covariance, strict=True)
+        ]
+        per_dimension = (log_weight[:, None] + log_each).logsumexp(-2).sum(-1)
+        packaged = prior().log_prob(z)
+    torch.testing.assert_close(by_equation.exp(), sum(whole))
+    torch.testing.assert_close(packaged, by_equation)
+    assert quadrature(by_equation.exp(), line, line) == pytest.approx(1, abs=1e-9)
+    # The wrong order is a density too, which is why it has to be looked for.
+    assert quadrature(per_dimension.exp(), line, line) == pytest.approx(1, abs=1e-9)
+    assert (per_dimension.exp() - by_equation.exp()).abs().max() > by_equation.exp().max() / 10
+
+
+def test_eq_change_of_variables() -> None:
+    torch.manual_seed(0)
+    u = torch.randn(5, 2).double()
+    base = Independent(Normal(torch.zeros(2).double(), torch.ones(2).double()), 1)
+
+    def bend(u: Tensor) -> Tensor:
+        return torch.stack([u[..., 0], 1 + u[..., 1] * u[..., 0].exp()], -1)
+
+    z = bend(u)
+    jacobian = torch.stack([torch.autograd.functional.jacobian(bend, row) for row in u])
+    by_equation = base.log_prob(u) - jacobian.det().abs().log()
+    # z1 is standard normal and z2, given z1, is normal with deviation exp(z1).
+    exact = Normal(0.0, 1.0).log_prob(z[:, 0]) + Normal(1.0, z[:, 0].exp()).log_prob(z[:, 1])
+    torch.testing.assert_close(by_equation, exact)
+
+
+def test_the_package_changes_variables_the_same_way() -> None:
+    torch.manual_seed(0)
+    base = Independent(Normal(torch.zeros(3, 2).double(), 1.0), 1)
+    z, log_q = rsample_and_log_prob(TransformedDistribution(base, [ExpTransform()]), (4,))
+    assert log_q.shape == (4, 3)
+    torch.testing.assert_close(log_q, LogNormal(0.0, 1.0).log_prob(z).sum(-1))
+
+
 # --- chapter 1 --------------------------------------------------------------------------------
+
+
+def _oracle(width: float = 1.0) -> tuple[Tensor, ...]:
+    """A linear-Gaussian model in float64: x, log p(x), W, b, scale, posterior mean and scale."""
+    torch.manual_seed(0)
+    x_size, z_size, scale = 6, 2, 0.3
+    basis = torch.linalg.qr(torch.randn(x_size, z_size, dtype=torch.float64))[0]
+    weight = basis * torch.tensor([1.5, 0.6], dtype=torch.float64)
+    bias = torch.randn(x_size, dtype=torch.float64)
+    covariance = weight @ weight.T + scale**2 * torch.eye(x_size, dtype=torch.float64)
+    p_x = MultivariateNormal(bias, covariance)
+    x = p_x.sample((20,))
+    precision = weight.T @ weight + scale**2 * torch.eye(z_size, dtype=torch.float64)
+    mean = (x - bias) @ weight @ precision.inverse()
+    posterior_scale = (width * scale * precision.diagonal().rsqrt()).expand_as(mean)
+    return x, p_x.log_prob(x), weight, bias, torch.tensor(scale, dtype=torch.float64), mean, posterior_scale
+
+
+def _log_joint(z: Tensor, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+    log_prior = Normal(0.0, 1.0).log_prob(z).sum(-1)
+    return log_prior + Normal(z @ weight.T + bias, scale).log_prob(x).sum(-1)
+
+
+def _grid(half: float = 7.0, steps: int = 701) -> tuple[Tensor, float]:
+    """Points of a plane, `(steps², 2)`, and the logarithm of each one's share of the area."""
+    line = torch.linspace(-half, half, steps, dtype=torch.float64)
+    return torch.cartesian_prod(line, line), 2 * math.log(float(line[1] - line[0]))
+
+
+def _independent(loc: Tensor, scale: Tensor) -> Independent:
+    return Independent(Normal(loc, scale), 1)
+
+
+def test_eq_marginal() -> None:
+    x, log_p, weight, bias, scale, *_ = _oracle()
+    grid, log_area = _grid()
+    for row, exact in zip(x[:3], log_p[:3], strict=True):
+        quadrature = _log_joint(grid, row, weight, bias, scale).logsumexp(0) + log_area
+        assert abs(float(quadrature - exact)) < 1e-8
+
+
+def test_eq_ppca() -> None:
+    _, _, weight, bias, scale, *_ = _oracle()
+    z = torch.randn(400_000, 2, dtype=torch.float64)
+    x = z @ weight.T + bias + scale * torch.randn(400_000, 6, dtype=torch.float64)
+    covariance = weight @ weight.T + scale**2 * torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(x.mean(0), bias, atol=0.01, rtol=0)
+    torch.testing.assert_close(x.T.cov(), covariance, atol=0.02, rtol=0)
+
+
+def test_eq_ppca_posterior() -> None:
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle()
+    z = torch.randn(50, len(x), 2, dtype=torch.float64)
+    by_bayes = _log_joint(z, x, weight, bias, scale) - log_p
+    closed = _independent(mean, posterior_scale).log_prob(z)
+    torch.testing.assert_close(closed, by_bayes, atol=1e-9, rtol=1e-9)
+
+
+def test_eq_posterior() -> None:
+    x, log_p, weight, bias, scale, *_ = _oracle()
+    grid, log_area = _grid()
+    log_posterior = _log_joint(grid, x[0], weight, bias, scale) - log_p[0]
+    assert abs(float(log_posterior.logsumexp(0) + log_area)) < 1e-8
+
+
+def test_eq_jensen() -> None:
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle(width=2.0)
+    q = _independent(mean + 0.1, posterior_scale)
+    z = q.sample((100_000,))
+    log_weight = _log_joint(z, x, weight, bias, scale) - q.log_prob(z)
+    # The average weight is p(x): the equality of the line; the average logarithm is below it.
+    error = log_weight.logsumexp(0) - math.log(len(z)) - log_p
+    assert float(error.abs().max()) < 0.02
+    assert bool((log_weight.mean(0) < log_p - 0.1).all())
+
+
+def test_eq_kl_identity() -> None:
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle(width=1.7)
+    *_, exact_scale = _oracle()
+    q = _independent(mean + 0.2, posterior_scale)
+    grid, log_area = _grid()
+    for n in range(3):
+        one = _independent(mean[n] + 0.2, posterior_scale[n])
+        log_q = one.log_prob(grid)
+        share = (log_q + log_area).exp()
+        elbo = (share * (_log_joint(grid, x[n], weight, bias, scale) - log_q)).sum()
+        gap = kl_divergence(q, _independent(mean, exact_scale))[n]
+        assert abs(float(elbo + gap - log_p[n])) < 1e-6
+
+
+def test_eq_elbo() -> None:
+    x, _, weight, bias, scale, mean, posterior_scale = _oracle(width=1.3)
+    standard = _independent(torch.zeros_like(mean), torch.ones_like(mean))
+    q = _independent(mean, posterior_scale)
+    spread = (weight**2 @ posterior_scale[0] ** 2).sum() / (2 * scale**2)
+    reconstruction = Normal(mean @ weight.T + bias, scale).log_prob(x).sum(-1) - spread
+    grid, log_area = _grid()
+    log_q = _independent(mean[0], posterior_scale[0]).log_prob(grid)
+    by_definition = (
+        (log_q + log_area).exp() * (_log_joint(grid, x[0], weight, bias, scale) - log_q)
+    ).sum()
+    in_two_terms = (reconstruction - kl_divergence(q, standard))[0]
+    assert abs(float(by_definition - in_two_terms)) < 1e-6
+
+
+def test_eq_gaussian_posterior() -> None:
+    output = torch.randn(7, 6, dtype=torch.float64)
+    loc, log_scale = output.chunk(2, -1)
+    z = torch.randn(7, 3, dtype=torch.float64)
+    full = MultivariateNormal(loc, torch.diag_embed(log_scale.exp() ** 2))
+    posterior = GaussianPosterior(torch.nn.Identity())(output)
+    torch.testing.assert_close(posterior.log_prob(z), full.log_prob(z))
+
+
+def test_eq_gaussian_kl() -> None:
+    loc, log_scale = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    closed = 0.5 * (loc**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1)
+    oracle = kl_divergence(
+        MultivariateNormal(loc, torch.diag_embed((2 * log_scale).exp())),
+        MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double()),
+    )
+    torch.testing.assert_close(closed, oracle)
+
+
+def test_eq_reparametrisation() -> None:
+    loc = torch.tensor([0.3, -1.0], dtype=torch.float64, requires_grad=True)
+    log_scale = torch.tensor([0.2, -0.5], dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(400_000, 2, dtype=torch.float64)
+    z = loc + log_scale.exp() * noise
+    (z**2).mean(0).sum().backward()
+    # E z² = μ² + σ², whose gradients are 2 μ and 2 σ².
+    assert loc.grad is not None and log_scale.grad is not None
+    torch.testing.assert_close(loc.grad, 2 * loc.detach(), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        log_scale.grad, 2 * (2 * log_scale.detach()).exp(), atol=0.02, rtol=0
+    )
+
+
+def test_eq_importance() -> None:
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle(width=1.5)
+    q = _independent(mean, posterior_scale)
+    z = q.sample((5000,))
+    log_weight = _log_joint(z, x, weight, bias, scale) - q.log_prob(z)
+    assert abs(float((log_weight.logsumexp(0) - math.log(5000) - log_p).mean())) < 0.005
+
+
+def test_eq_active_units() -> None:
+    x = torch.randn(20_000, 3)
+    slopes = torch.tensor([1.0, 0.11, 0.09])  # variances 1, 0.0121 and 0.0081
+
+    class Means(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x * slopes, torch.zeros_like(x)], dim=-1)
+
+    likelihood = GaussianLikelihood(torch.nn.Identity(), features=3)
+    vae = VAE(StandardNormal(3), GaussianPosterior(Means()), likelihood)
+    assert active_units(vae, x).tolist() == [True, True, False]
+
+
+def test_eq_beta() -> None:
+    vae = VAE(
+        StandardNormal(2),
+        GaussianPosterior(torch.nn.Linear(3, 4)),
+        GaussianLikelihood(torch.nn.Linear(2, 3), features=3),
+    )
+    x = torch.randn(50, 3)
+    torch.manual_seed(0)
+    terms = vae.elbo(x)
+    torch.manual_seed(0)
+    loss = vae.loss(x, beta=2.5)
+    torch.testing.assert_close(loss, -terms.reconstruction.mean() + 2.5 * terms.kl.mean())
+
+
+def test_eq_aggregated() -> None:
+    posterior = GaussianPosterior(torch.nn.Linear(3, 4)).double()
+    likelihood = GaussianLikelihood(torch.nn.Linear(2, 3), features=3).double()
+    vae = VAE(StandardNormal(2).double(), posterior, likelihood)
+    x, z = torch.randn(40, 3).double(), torch.randn(10, 2).double()
+    one_by_one = torch.stack([posterior(row[None]).log_prob(z).exp() for row in x]).mean(0)
+    torch.testing.assert_close(aggregated_posterior(vae, x).log_prob(z).exp(), one_by_one)
+
+
+def test_eq_prior_gap() -> None:
+    # q(z) = N(1, 0.5²) in one dimension: every gain is known, the best one is the KL divergence.
+    q, p = Normal(1.0, 0.5), Normal(0.0, 1.0)
+    kl = float(kl_divergence(q, p))
+    z = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    step, density = float(z[1] - z[0]), q.log_prob(z).exp()
+
+    def gain(other: Normal) -> float:
+        return float((density * (other.log_prob(z) - p.log_prob(z))).sum()) * step
+
+    assert abs(gain(q) - kl) < 1e-6
+    assert all(gain(Normal(loc, 0.6)) < kl for loc in (0.5, 1.0, 1.5))
