@@ -5,7 +5,8 @@ answers differ, compares, and names the mistake that it recognises.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,15 +44,19 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
     try:
         value = answer(*arguments)
     except Exception as error:  # whatever a reader's first try raises
-        raise Hint(f"Your function stopped with {type(error).__name__}: {error}") from error
+        # The first line: torch adds whole tensors to some of its messages.
+        reason = str(error).partition("\n")[0]
+        raise Hint(f"Your function stopped with {type(error).__name__}: {reason}") from error
     if value is None or value is Ellipsis:
-        raise Hint("Write your answer in the cell above and run it again.")
+        raise Hint("Write your answer in place of the dots and run the cell again.")
     if not isinstance(value, Tensor):
         raise Hint(f"Return a tensor; your function returned {type(value).__name__}.")
     if tuple(value.shape) != shape:
+        help_on = (
+            "Which axis do you sum over?" if shape else "One number is asked for: take the mean."
+        )
         raise Hint(
-            f"The result should have shape {shape}, yours has {tuple(value.shape)}. "
-            "Which axis do you sum over?"
+            f"The result should have shape {shape}, yours has {tuple(value.shape)}. {help_on}"
         )
     return value
 
@@ -61,4 +66,29 @@ def close(value: Tensor, target: Tensor, tolerance: float = 1e-4) -> bool:
     scale = target.abs().clamp(min=1)
     return bool(((value - target).abs() <= tolerance * scale).all()) and bool(
         torch.isfinite(value).all()
+    )
+
+
+def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]) -> None:
+    """Let the right values pass, and name the mistake that the wrong ones come from.
+
+    Args:
+        value: what the reader's function returned.
+        target: the right values, of the same shape.
+        mistakes: what each known mistake gives, with the hint that it gets.
+
+    Raises:
+        Hint: the values are wrong.
+    """
+    if close(value, target):
+        return
+    for wrong, hint in mistakes:
+        if close(value, wrong):
+            raise Hint(hint)
+    if value.isnan().any():
+        raise Hint("Your result is NaN. Did you take the logarithm of a negative number?")
+    worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
+    raise Hint(
+        f"One value should be {target.flatten()[worst].item():.4f}, yours is "
+        f"{value.flatten()[worst].item():.4f}. Go through your formula term by term."
     )

@@ -1,37 +1,14 @@
 """Checks of chapter 0, reading distributions."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import Hint, ask, close, exercise
+from . import Hint, ask, close, exercise, refuse
 
 Answer = Callable[..., Tensor]
-
-
-def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]) -> None:
-    """Let the right values pass, and name the mistake that the wrong ones come from.
-
-    Args:
-        value: what the reader's function returned.
-        target: the right values, of the same shape.
-        mistakes: what each known mistake gives, with the hint that it gets.
-
-    Raises:
-        Hint: the values are wrong.
-    """
-    if close(value, target):
-        return
-    for wrong, hint in mistakes:
-        if close(value, wrong):
-            raise Hint(hint)
-    worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
-    raise Hint(
-        f"One value should be {target.flatten()[worst].item():.4f}, yours is "
-        f"{value.flatten()[worst].item():.4f}. Go through your formula term by term."
-    )
 
 
 def _gaussian(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -60,6 +37,11 @@ def check_gaussian_log_density(answer: Answer) -> None:
     constant = 0.5 * 3 * math.log(2 * math.pi)
     squares = each.sum(-1) + log_scale.sum(-1) + constant
     value = ask(answer, z, mean, log_scale, shape=(5, 4))
+    if value.isnan().any():
+        raise Hint(
+            "Your log-density is NaN. A log-scale can be negative, a standard deviation cannot: "
+            "was one taken for the other?"
+        )
     refuse(
         value,
         each.sum(-1),
@@ -78,6 +60,10 @@ def check_gaussian_log_density(answer: Answer) -> None:
             (
                 _gaussian(z, mean, 2 * log_scale).sum(-1),
                 "The variance stands where the standard deviation belongs: the spread used is σ².",
+            ),
+            (
+                (-0.5 * ((z - mean) / log_scale) ** 2 - log_scale).sum(-1) - constant,
+                "You divided by log σ: the distance from the mean is measured in units of σ.",
             ),
             (
                 squares - constant,
