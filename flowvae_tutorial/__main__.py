@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .data import DATA_SETS, Data, load
@@ -49,7 +50,9 @@ def train(
     model: Annotated[str, typer.Option(help=f"One of {Names(MODELS)}.")] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
+    ] = 0,
     beta: BetaOption = 1.0,
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
@@ -164,16 +167,19 @@ def _run(
             progress=True,
             **settings,
         )
+        record = make_record(
+            model, vae, data, sizes, history,
+            seed=seed, beta=beta, num_samples=samples, commit=commit,
+        )  # fmt: skip
     except KeyboardInterrupt as stop:
-        typer.echo(
-            f"stopped: {checkpoint} keeps the last finished epoch; the same command goes on from "
-            "there, `train` with --resume",
-            err=True,
+        kept = (
+            f"{checkpoint} keeps the last finished epoch; the same command goes on from there, "
+            "`train` with --resume"
+            if checkpoint.exists()
+            else "no epoch was finished, so there is nothing to go on from"
         )
+        typer.echo(f"stopped: {kept}", err=True)
         raise typer.Exit(130) from stop
-    record = make_record(
-        model, vae, data, sizes, history, seed=seed, beta=beta, num_samples=samples, commit=commit
-    )
     return vae, data.to(place), record
 
 
@@ -228,8 +234,11 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (OSError, SafetensorError) as error:
+        print(f"error: could not read or write: {error}", file=sys.stderr)
+        sys.exit(2)
     except NotFinite as error:
-        print(f"error: {error}; the checkpoint keeps the epoch before", file=sys.stderr)
+        print(f"error: {error} (a checkpoint keeps the epoch before, if any)", file=sys.stderr)
         sys.exit(1)
 
 

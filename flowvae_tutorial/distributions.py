@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, TransformedDistribution
+from torch.distributions import Distribution, Independent, TransformedDistribution
 
 
 def rsample_and_log_prob(
@@ -28,6 +28,9 @@ def rsample_and_log_prob(
         return z, log_prob
     if isinstance(distribution, TransformedDistribution):
         return _push_forward(distribution, sample_shape)
+    if isinstance(distribution, Independent):
+        z, log_prob = rsample_and_log_prob(distribution.base_dist, sample_shape)
+        return z, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
     z = distribution.rsample(sample_shape)
     return z, distribution.log_prob(z)
 
@@ -41,7 +44,6 @@ def _push_forward(
         t.codomain.event_dim - t.domain.event_dim for t in transforms
     )
     z, log_prob = rsample_and_log_prob(distribution.base_dist, sample_shape)
-    log_prob = _sum_rightmost(log_prob, event_dim - len(distribution.base_dist.event_shape))
     for transform in transforms:
         u = z
         if hasattr(transform, "call_and_ladj"):

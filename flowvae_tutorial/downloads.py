@@ -1,6 +1,8 @@
 """What has to be downloaded: the MNIST family, kept in a cache folder and checked by its sums."""
 
+import contextlib
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +54,9 @@ def mnist(kind: Literal["MNIST", "FashionMNIST"]) -> list[tuple[Tensor, Tensor]]
             for train in (True, False)
         ]
     # A half-written file surfaces as any of these in torchvision's reader.
-    except (RuntimeError, OSError, AssertionError, ValueError, EOFError) as error:
+    except (
+        RuntimeError, OSError, AssertionError, ValueError, EOFError, KeyError, TypeError
+    ) as error:  # fmt: skip
         raise _not_to_be_had(
             kind, folder / kind / "raw", "the four idx .gz files", error
         ) from error
@@ -100,7 +104,8 @@ def static_mnist() -> list[Tensor]:
 def _read_packed(cache: Path) -> dict[str, Any] | None:
     """The cached pixels, or None if they are missing or damaged, so that they are fetched again."""
     try:
-        with np.load(cache, allow_pickle=False) as stored:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             packed = {part: stored[part] for part in STATIC_MNIST_SUMS}
     except Exception:  # a damaged zip raises anything from BadZipFile to zlib.error
         return None
@@ -124,11 +129,17 @@ def _download_amat(part: str, folder: Path) -> Any:
 
 def _write_whole(path: Path, arrays: dict[str, Any]) -> None:
     """Write to a neighbour and rename: a reader sees the old file or the new, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".part")
-    with half.open("wb") as file:
-        np.savez(file, **arrays)
-    half.replace(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(buffer.getvalue())
+        half.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            half.unlink()
+        raise InputError(f"could not write {path} ({error.strerror}): make room there") from error
 
 
 def _not_to_be_had(what: str, folder: Path, files: str, error: Exception) -> InputError:

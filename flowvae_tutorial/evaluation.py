@@ -65,7 +65,12 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> Tensor:
 
     A unit is active if the variance over x of its posterior mean exceeds `threshold`. Burda et
     al. (2016).
+
+    Raises:
+        InputError: a variance needs at least two examples.
     """
+    if len(x) < 2:
+        raise InputError(f"active units need at least 2 examples, got {len(x)}")
     q_z: Distribution = vae.posterior(x)
     return q_z.mean.var(dim=0) > threshold
 

@@ -36,15 +36,30 @@ class GaussianLikelihood(nn.Module):
             net: the decoder.
             features: the data size X.
             min_scale: the floor of the standard deviation, in the data's unit.
+
+        Raises:
+            InputError: `min_scale` is not positive, or `features` < 1.
         """
         super().__init__()
-        if min_scale <= 0:
-            raise InputError(f"min_scale must be positive, got {min_scale}")
+        if not min_scale > 0 or features < 1:
+            raise InputError(
+                f"min_scale must be positive and features at least 1, got {min_scale}, {features}"
+            )
         self.net = net
         self.min_scale = min_scale
         self.raw_scale = nn.Parameter(torch.full((features,), -1.0))
 
     def forward(self, z: Tensor) -> Distribution:
-        """Return p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`."""
+        """Return p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`.
+
+        Raises:
+            InputError: the network does not give one mean a feature.
+        """
+        loc = self.net(z)
+        if loc.shape[-1] != len(self.raw_scale):
+            raise InputError(
+                f"the likelihood's network gives {loc.shape[-1]} numbers for "
+                f"{len(self.raw_scale)} features: make them the same"
+            )
         scale = self.min_scale + F.softplus(self.raw_scale)
-        return Independent(Normal(self.net(z), scale, validate_args=False), 1, validate_args=False)
+        return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)

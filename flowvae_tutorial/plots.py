@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .training import History
 
@@ -31,9 +32,9 @@ def plot_history(history: History) -> Figure:
         f"best: {history.best_epoch}", (history.best_epoch, 0.05), ha="right",
         xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points",
     )  # fmt: skip
-    axes[0].set(xlabel="epoch", ylabel="validation ELBO (nats per image)")
+    axes[0].set(xlabel="epoch", ylabel="validation ELBO (nats per example)")
     axes[1].plot(epochs, history.kl, color=COLOURS[3])
-    axes[1].set(xlabel="epoch", ylabel="validation KL (nats per image)")
+    axes[1].set(xlabel="epoch", ylabel="validation KL (nats per example)")
     return figure
 
 
@@ -62,7 +63,7 @@ def plot_rows(rows: dict[str, Tensor], image_shape: tuple[int, int], title: str 
     count = len(next(iter(rows.values())))
     figure, axes = plt.subplots(
         len(rows), count, figsize=(0.55 * count + 1.1, 0.6 * len(rows) + 0.3 * bool(title)),
-        squeeze=False, layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0),
+        squeeze=False, layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0),
     )  # fmt: skip
     for row, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images, strict=True):
@@ -80,23 +81,22 @@ def plot_reconstructions(x: Tensor, reconstruction: Tensor, image_shape: tuple[i
 
 
 def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
-    """A map of two-dimensional latents `(N, 2)`, each class named where its latents lie.
+    """A map of two-dimensional latents `(N, 2)`, each drawn as the number of its class.
 
     The dashed circle holds 95 % of N(0, I). Latents further out than `extent` are left out.
     """
     figure, axis = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     for label in labels.unique().tolist():
-        points = z[labels == label]
-        axis.plot(*points.T, ".", markersize=4, color=COLOURS[label % len(COLOURS)])
-        axis.annotate(
-            str(label), tuple(points.median(dim=0).values.tolist()), ha="center", va="center",
-            fontsize=12, fontweight="bold", zorder=3,
-            bbox={"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": "none",
-                  "alpha": 0.8},
+        axis.plot(
+            *z[labels == label].T, linestyle="", marker=f"${label}$", markersize=6,
+            markeredgewidth=0, color=COLOURS[label % len(COLOURS)],
         )  # fmt: skip
     radius = (-2 * np.log(0.05)) ** 0.5
     axis.add_patch(Circle((0, 0), radius, fill=False, linestyle="--"))
-    axis.annotate("95 % of N(0, I)", (0, radius + 0.08), ha="center", va="bottom")
+    axis.annotate(
+        "95 % of N(0, I)", (0, radius), ha="center", va="center",
+        bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+    )  # fmt: skip
     _latent_axes(axis, extent)
     return figure
 
@@ -129,18 +129,18 @@ def plot_densities(
     top = float(torch.stack(values).quantile(0.995))
     for axis, name, value in zip(axes[0], densities, values, strict=True):
         image = axis.imshow(
-            value.cpu(), origin="lower", extent=(-extent, extent) * 2, cmap="viridis",
+            value.cpu().numpy(), origin="lower", extent=(-extent, extent) * 2, cmap="viridis",
             vmin=0, vmax=top,
         )  # fmt: skip
         _latent_axes(axis, extent)
         axis.set_title(name)
-    figure.colorbar(image, ax=axes, label="density", shrink=0.7)
+    figure.colorbar(image, ax=axes, label="density", shrink=0.7, extend="max")
     return figure
 
 
 def plot_unit_variances(variance: Tensor, threshold: float = 0.01) -> Figure:
     """The variance of each latent unit's posterior mean, `(D,)`, sorted, against a threshold."""
-    ordered = variance.cpu().sort(descending=True).values
+    ordered = variance.cpu().sort(descending=True).values.numpy()
     figure, axis = plt.subplots(figsize=(5.5, 3), layout="constrained")
     units = range(1, len(ordered) + 1)
     axis.bar(units, ordered, color=[COLOURS[0] if v > threshold else COLOURS[9] for v in ordered])
@@ -160,14 +160,16 @@ def plot_decoded_grid(
     decode: Callable[[Tensor], Tensor],
     image_shape: tuple[int, int],
     extent: float = 2.5,
-    steps: int = 15,
+    steps: int = 11,
 ) -> Figure:
     """What a 2-D latent space decodes to: `decode` maps `(N, 2)` latents to `(N, X)` images."""
     line = torch.linspace(-extent, extent, steps)
     grid = torch.cartesian_prod(line.flip(0), line).flip(1)
     with torch.no_grad():
         images = decode(grid)
-    h, w = image_shape
+    # A white margin of one pixel tells neighbours apart.
+    images = pad(images.reshape(-1, *image_shape), (1, 1, 1, 1))
+    h, w = images.shape[1:]
     canvas = images.reshape(steps, steps, h, w).permute(0, 2, 1, 3).reshape(steps * h, steps * w)
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     half = extent * steps / (steps - 1)

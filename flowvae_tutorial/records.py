@@ -1,6 +1,7 @@
 """Records of runs, and the tables and paired intervals that the pages read from them."""
 
 import json
+import math
 import os
 import subprocess
 from collections.abc import Sequence
@@ -61,6 +62,19 @@ SCHEMA: dict[str, Any] = {
 SCHEMA["required"] = list(SCHEMA["properties"])
 
 Record = dict[str, Any]
+
+
+def _is_finite_number(checker: Any, value: Any) -> bool:
+    """JSON has no NaN, and neither has a table."""
+    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(
+        value
+    )
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
+)
 
 
 def run_name(model: str, data: str, beta: float, seed: int) -> str:
@@ -126,12 +140,15 @@ def book_results() -> Path:
 
 def current_commit() -> str:
     """The commit of the code that runs, or `unknown` outside a checkout."""
-    answer = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # git is not installed
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 
@@ -172,7 +189,7 @@ def read_records(folder: Path, data: str | None = None) -> list[Record]:
 
 
 def _validate(record: Any, where: str) -> None:
-    error = jsonschema.Draft202012Validator(SCHEMA).evolve().iter_errors(record)
+    error = _Validator(SCHEMA).iter_errors(record)
     first = next(iter(error), None)
     if first is not None:
         place = "/".join(str(step) for step in first.absolute_path) or "the record"
@@ -267,7 +284,9 @@ def paired_table(records: Sequence[Record]) -> str:
     names = list(groups)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            if groups[one][0]["data"] == groups[other][0]["data"] and len(groups[one]) > 1:
-                difference = paired_interval(groups[one], groups[other])
-                lines.append(f"| {one} − {other} | {difference} |")
+            # Seeds that only one of them has yet are left out, amid `reproduce` for example.
+            shared = {r["seed"] for r in groups[one]} & {r["seed"] for r in groups[other]}
+            pair = [[r for r in groups[name] if r["seed"] in shared] for name in (one, other)]
+            if groups[one][0]["data"] == groups[other][0]["data"] and len(shared) > 1:
+                lines.append(f"| {one} − {other} | {paired_interval(*pair)} |")
     return "\n".join(lines)

@@ -1,6 +1,8 @@
 """One training loop for every model: warm-up, early stopping, exact checkpoints."""
 
+import contextlib
 import io
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, field
@@ -103,7 +105,9 @@ def fit(
         InputError: an argument makes no sense, or the checkpoint is damaged or of another run.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
     """
-    if epochs < 1 or batch_size < 1 or lr <= 0 or beta < 0 or warmup < 0 or patience < 1:
+    # Written so that NaN is refused, too.
+    positive = lr > 0 and beta >= 0
+    if not positive or epochs < 1 or batch_size < 1 or warmup < 0 or patience < 1:
         raise InputError(
             "fit needs epochs, batch_size and patience of at least 1, a positive lr, and beta and "
             f"warmup not below 0; got epochs={epochs}, batch_size={batch_size}, "
@@ -136,6 +140,12 @@ def fit(
                 vae, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)), epoch
             )
             reconstruction, kl = _validate(vae, data.validation)
+            # The last step may have spoilt the weights without any loss showing it.
+            if not math.isfinite(reconstruction - kl):
+                raise NotFinite(
+                    f"the validation ELBO is {reconstruction - kl} after epoch {epoch}: lower the "
+                    "learning rate or look at the data"
+                )
             history.loss.append(loss)
             history.reconstruction.append(reconstruction)
             history.kl.append(kl)
@@ -208,7 +218,8 @@ def save_whole(path: Path, state: dict[str, Any]) -> None:
         half.write_bytes(buffer.getvalue())
         os.replace(half, path)
     except OSError as error:
-        half.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            half.unlink()
         raise InputError(
             f"could not write {path} ({error.strerror}): make room and run again; the checkpoint "
             "of the epoch before is kept"
@@ -223,6 +234,8 @@ def load_whole(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not state.keys() >= {"run", "history", "best", "vae", "optimizer"}:
+            raise KeyError("a part is missing")
     except Exception as error:  # a damaged file raises anything from EOFError to KeyError
         raise InputError(
             f"{path} is damaged or no checkpoint of this package: delete it to start again"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
 from .errors import InputError
@@ -54,7 +54,7 @@ class VAE(nn.Module):
         self.features, self._support = self._probe()
 
     @torch.no_grad()
-    def _probe(self) -> tuple[int, torch.distributions.constraints.Constraint]:
+    def _probe(self) -> tuple[int, constraints.Constraint]:
         """Send one latent and one example through, so that parts that do not fit fail here."""
         with torch.random.fork_rng(devices=[]):
             z = self.prior().sample((1, 1))
@@ -80,10 +80,14 @@ class VAE(nn.Module):
             )
         return p_x.event_shape[0], p_x.support
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, num_samples: int = 1) -> None:
         # Under torch.compile a check of values would break the graph in two.
         if torch.compiler.is_compiling():
             return
+        if num_samples < 1:
+            raise InputError(f"num_samples must be at least 1, got {num_samples}")
+        if not isinstance(x, Tensor):
+            raise InputError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor")
         if x.ndim != 2 or x.shape[-1] != self.features:
             raise InputError(
                 f"x must have shape (N, {self.features}), got {tuple(x.shape)}: "
@@ -96,13 +100,30 @@ class VAE(nn.Module):
                 f"x must be floating point, got {x.dtype}: convert it and scale it to the "
                 "likelihood's range, x.float() / 255 for 8-bit images"
             )
-        if not x.isfinite().all():
+        dtype = next(self.parameters(), x).dtype
+        if x.dtype != dtype:
+            raise InputError(f"x is {x.dtype}, the model {dtype}: convert one, x.to({dtype})")
+        # The sum is finite if all values are, unless it overflows: only then look at each.
+        if not x.sum().isfinite() and not x.isfinite().all():
             raise InputError("x has NaN or infinite values: clean the data first")
-        if not self._support.check(x).all():
+        if not self._has_density(x):
             raise InputError(
                 "x has values that the likelihood gives no density: a Bernoulli likelihood "
                 "takes 0 and 1 only, so binarise the images or use GaussianLikelihood"
             )
+
+    def _has_density(self, x: Tensor) -> bool:
+        """Whether all of x lies in the likelihood's support.
+
+        Every training step pays for this, so the two usual supports are not left to torch, whose
+        checks take several times as long.
+        """
+        support = getattr(self._support, "base_constraint", self._support)
+        if support is constraints.real:
+            return True
+        if support is constraints.boolean:
+            return torch.equal(x.round().clamp(0, 1), x)
+        return bool(self._support.check(x).all())
 
     def elbo(self, x: Tensor, num_samples: int = 1) -> ELBO:
         """Estimate both terms of the evidence lower bound (equation `eq-elbo`).
@@ -115,9 +136,9 @@ class VAE(nn.Module):
             reconstruction and kl, `(S, N)` each, in nats per example.
 
         Raises:
-            InputError: x has the wrong shape, dtype or values.
+            InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
         """
-        self._check(x)
+        self._check(x, num_samples)
         z, log_q = rsample_and_log_prob(self.posterior(x), (num_samples,))
         kl = log_q - self.prior().log_prob(z)
         return ELBO(self.likelihood(z).log_prob(x), kl)
@@ -151,9 +172,7 @@ class VAE(nn.Module):
         Raises:
             InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
         """
-        self._check(x)
-        if num_samples < 1:
-            raise InputError(f"num_samples must be at least 1, got {num_samples}")
+        self._check(x, num_samples)
         prior = self.prior()
         return torch.cat(
             [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]

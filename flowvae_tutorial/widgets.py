@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import math
 import uuid
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ def expect(value: float, canonical: float, within: float, label: str = "", unit:
     """
     value = float(value)
     name = f"{label}: " if label else ""
-    if not math.isfinite(value) or abs(value - canonical) > within:
+    # Written so that a NaN anywhere raises.
+    if not (math.isfinite(value) and abs(value - canonical) <= within):
         raise AssertionError(
             f"{name}this run gives {value:.6g}, the page says {canonical:g} to within {within:g}"
         )
@@ -60,6 +62,7 @@ def frame_slider(frames: Mapping[str, Figure], label: str, alt: str, start: int 
     # An id made of the label is the same at every run, which keeps stored outputs stable.
     slider = f"frames-{uuid.uuid5(uuid.NAMESPACE_OID, label + alt).hex[:8]}"
     names = [html.escape(name) for name in frames]
+    stored = html.escape(json.dumps(list(frames)))
     style = "max-width:100%;height:auto;background:#fff;display"
     pictures = "".join(
         f'<img src="data:image/png;base64,{_png(figure)}" alt="{html.escape(alt)} {name}" '
@@ -70,14 +73,14 @@ def frame_slider(frames: Mapping[str, Figure], label: str, alt: str, start: int 
     move = (
         "const b=this.closest('div');const p=b.querySelectorAll('img');"
         "p.forEach((e,i)=>{e.style.display=i==this.value?'block':'none'});"
-        "const t=this.dataset.names.split('|')[this.value];"
+        "const t=JSON.parse(this.dataset.names)[this.value];"
         "b.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)"
     )
     return HTML(
         f'<div class="frame-slider" style="max-width:100%">'
         f'<label for="{slider}">{html.escape(label)}: <output>{names[start]}</output></label><br>'
         f'<input type="range" id="{slider}" min="0" max="{len(names) - 1}" value="{start}" '
-        f'step="1" data-names="{"|".join(names)}" aria-valuetext="{names[start]}" '
+        f'step="1" data-names="{stored}" aria-valuetext="{names[start]}" '
         f'style="width:min(100%,24rem)" oninput="{html.escape(move)}">'
         f"{pictures}</div>"
     )
