@@ -1,5 +1,6 @@
 """Steps of the book's build that Jupyter Book leaves to us: mathjax, check, execute."""
 
+import base64
 import shutil
 import sys
 from importlib.metadata import distribution
@@ -39,6 +40,12 @@ def check() -> None:
     print(f"{len(pages)} pages, starting at {pages[0].as_uri()}")
 
 
+def picture(cell: nbformat.NotebookNode) -> bytes:
+    """The figure that a cell's stored output shows."""
+    [figure] = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    return base64.b64decode(figure)
+
+
 def execute(*paths: str) -> None:
     """Re-executes notebooks in place and keeps nothing that changes from run to run."""
     for path in map(Path, paths):
@@ -58,6 +65,9 @@ def execute(*paths: str) -> None:
         }
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
+            # A figure that another page shows as well, such as the README.
+            if "picture" in cell.metadata:
+                (path.parent / cell.metadata["picture"]).write_bytes(picture(cell))
         nbformat.validate(notebook)
         nbformat.write(notebook, path)
         print(f"{path} executed")
