@@ -199,7 +199,15 @@ def _oracle(width: float = 1.0) -> tuple[Tensor, ...]:
     precision = weight.T @ weight + scale**2 * torch.eye(z_size, dtype=torch.float64)
     mean = (x - bias) @ weight @ precision.inverse()
     posterior_scale = (width * scale * precision.diagonal().rsqrt()).expand_as(mean)
-    return x, p_x.log_prob(x), weight, bias, torch.tensor(scale, dtype=torch.float64), mean, posterior_scale
+    return (
+        x,
+        p_x.log_prob(x),
+        weight,
+        bias,
+        torch.tensor(scale, dtype=torch.float64),
+        mean,
+        posterior_scale,
+    )
 
 
 def _log_joint(z: Tensor, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / "book" / "results").glob("*.json"))
 
 
 def pins() -> dict[str, str]:
@@ -64,7 +65,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # setuptools writes into the source folder, and other tests run beside this one.
     source = tmp_path_factory.mktemp("source")
     named = [ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
-    files = [*named, *package_files()]
+    files = [*named, *package_files(), *RECORDS]
     for file in files:
         copy = source / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,8 @@ def package_files() -> list[Path]:
 def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     expected = {f.relative_to(ROOT).as_posix() for f in package_files()}
     assert "flowvae_tutorial/py.typed" in expected
+    # A chapter opened in Colab reads the records from the package.
+    expected |= {f"flowvae_tutorial/results/{f.name}" for f in RECORDS}
     assert expected - set(ZipFile(wheel).namelist()) == set()
 
 
@@ -104,3 +107,10 @@ def test_the_readme_names_commands_that_exist() -> None:
 def test_continuous_integration_runs_make_test_and_nothing_else() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.findall(r"\bmake\b.*", script) == ["make test"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/intro.md"])
+def test_the_example_of_the_package_runs(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})

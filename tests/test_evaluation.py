@@ -1,0 +1,179 @@
+"""What is reported of a model, against numbers known beforehand."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+import flowvae_tutorial.evaluation
+from flowvae_tutorial import (
+    VAE,
+    GaussianLikelihood,
+    InputError,
+    StandardNormal,
+    active_units,
+    aggregated_posterior,
+    evaluate,
+    mean_and_standard_error,
+    prior_gap,
+)
+
+
+class Affine(nn.Module):
+    """q(z | x) = N(gain · x + shift, scale²), each latent of its own pixel."""
+
+    def __init__(self, gain: Tensor, shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.gain, self.shift, self.scale = gain, shift, scale
+
+    def forward(self, x: Tensor) -> Distribution:
+        loc = x * self.gain + self.shift
+        return Independent(Normal(loc, self.scale.expand_as(loc)), 1)
+
+
+def vae_with(gain: list[float], shift: list[float], scale: list[float]) -> VAE:
+    d = len(gain)
+    numbers = (torch.tensor(v, dtype=torch.float64) for v in (gain, shift, scale))
+    likelihood = GaussianLikelihood(nn.Linear(d, d), d).double()
+    return VAE(StandardNormal(d).double(), Affine(*numbers), likelihood)
+
+
+def test_mean_and_standard_error_are_numpys() -> None:
+    values = torch.randn(37, dtype=torch.float64) * 3 + 5
+    mean, error = mean_and_standard_error(values)
+    assert mean == pytest.approx(np.mean(values.numpy()), rel=1e-12)
+    assert error == pytest.approx(np.std(values.numpy(), ddof=1) / np.sqrt(37), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_standard_error_of_fewer_than_two_values_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=r"\A[^\n]*at least two values\Z"):
+        mean_and_standard_error(torch.zeros(n))
+
+
+def standardised(n: int, d: int) -> Tensor:
+    x = torch.randn(n, d, dtype=torch.float64)
+    return (x - x.mean(0)) / x.std(0)
+
+
+def test_active_units_are_those_whose_means_vary_by_more_than_the_threshold() -> None:
+    deviations = [0.0, math.sqrt(0.0099), math.sqrt(0.0101), 0.5, -0.5]
+    # Wide or narrow, shifted or not, the posterior around its mean counts for nothing.
+    vae = vae_with(deviations, [3.0, 0.0, 0.0, 0.0, 0.0], [1.0, 5.0, 1e-3, 1e-3, 5.0])
+    x = standardised(50, 5)
+    assert active_units(vae, x).tolist() == [False, False, True, True, True]
+    assert active_units(vae, x, threshold=0.2).tolist() == [False, False, False, True, True]
+    assert active_units(vae, x, threshold=0.26).tolist() == [False] * 5
+
+
+def test_aggregated_posterior_is_the_mean_of_the_posterior_densities() -> None:
+    vae = vae_with([1.0, 0.5], [0.2, -0.3], [0.4, 0.7])
+    x, z = (torch.randn(n, 2, dtype=torch.float64) for n in (9, 5))
+    q_z = aggregated_posterior(vae, x)
+    assert (q_z.batch_shape, q_z.event_shape) == ((), (2,))
+    each = torch.stack([vae.posterior(row[None]).log_prob(z) for row in x])
+    expected = torch.logsumexp(each, 0) - math.log(9)
+    torch.testing.assert_close(q_z.log_prob(z), expected, rtol=0, atol=1e-12)
+
+
+def test_aggregated_posterior_samples_every_example_alike() -> None:
+    vae = vae_with([1.0], [0.0], [0.01])
+    x = torch.tensor([[-2.0], [0.0], [1.0], [5.0]], dtype=torch.float64)
+    n = 10_000
+    nearest = torch.cdist(aggregated_posterior(vae, x).sample((n,)), x).argmin(-1)
+    found = nearest.bincount(minlength=4) / n
+    assert ((found - 0.25).abs() < 4 * math.sqrt(0.25 * 0.75 / n)).all()
+
+
+def images(n: int) -> Tensor:
+    return torch.randn(n, 2, dtype=torch.float64)
+
+
+def test_prior_gap_is_nothing_where_the_latents_follow_the_prior() -> None:
+    # Gain² + scale² = 1: the aggregated posterior is N(0, I).
+    vae = vae_with([0.6, 0.8], [0.0, 0.0], [0.8, 0.6])
+    gap = prior_gap(vae, images(4000), images(4000), components=2)
+    assert gap.shape == (4000,)
+    mean, error = mean_and_standard_error(gap)
+    assert mean == pytest.approx(0, abs=4 * error)
+    assert error < 0.002
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_prior_gap_is_the_kl_of_a_gaussian_aggregated_posterior(components: int) -> None:
+    gain, shift, scale = [0.6, 0.2], [0.7, -0.3], [0.3, 0.4]
+    vae = vae_with(gain, shift, scale)
+    gap = prior_gap(vae, images(4000), images(4000), components)
+    mean, error = mean_and_standard_error(gap)
+    variance = [g**2 + s**2 for g, s in zip(gain, scale, strict=True)]
+    kl = sum((v + m**2 - 1 - math.log(v)) / 2 for v, m in zip(variance, shift, strict=True))
+    assert mean == pytest.approx(kl, abs=3 * error)
+    assert error < 0.02
+
+
+def test_prior_gap_sees_a_hole_that_no_single_gaussian_fits() -> None:
+    vae = vae_with([1.0, 1.0], [0.0, 0.0], [0.3, 0.3])
+    x = images(4000)
+    x[:, 0] = 2 * x[:, 0].sign()
+    gap = prior_gap(vae, x[:2000], x[2000:], components=2)
+    # log q(z) for two Gaussians in the first latent and one of variance 1.09 in the second.
+    z = vae.posterior(x).sample()
+    spread = torch.diag(torch.tensor([0.09, 1.09], dtype=torch.float64))
+    centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    each = torch.stack([MultivariateNormal(centre, spread).log_prob(z) for centre in centres])
+    expected = each.logsumexp(0) - math.log(2) - vae.prior().log_prob(z)
+    (mean, error), (kl, kl_error) = map(mean_and_standard_error, (gap, expected))
+    assert mean == pytest.approx(kl, abs=4 * math.hypot(error, kl_error))
+
+
+def test_evaluation_of_an_exact_posterior_is_the_closed_form(
+    linear_gaussian: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Batches of uneven length: each example must weigh the same.
+    monkeypatch.setattr(flowvae_tutorial.evaluation, "ROWS", 7)
+    exact = linear_gaussian()
+    x = exact.data(20)
+    found = evaluate(exact.vae, x, num_samples=3, elbo_samples=2000)
+    torch.testing.assert_close(found.nll, -exact.log_p(x), rtol=0, atol=1e-9)
+    assert found.elbo == pytest.approx(exact.log_p(x).mean().item(), abs=1e-9)
+    # The KL's estimate has a deviation under 2 nats for each of 20 × 2,000 samples.
+    assert found.kl == pytest.approx(exact.kl(x).mean().item(), abs=4 * 2 / 200)
+    assert found.reconstruction == pytest.approx(found.elbo + found.kl, abs=1e-12)
+    assert found.active.tolist() == [True, True]
+
+
+def test_evaluation_agrees_with_the_models_own_figures(linear_gaussian: Callable[..., Any]) -> None:
+    exact = linear_gaussian(widen=1.5)
+    x = exact.data(300)
+    found = evaluate(exact.vae, x, num_samples=500, elbo_samples=50)
+    with torch.no_grad():
+        elbo = exact.vae.elbo(x, 50)
+    log_p = exact.vae.log_marginal(x, 500)
+    assert found.nll.shape == (300,)
+    assert found.nll.mean().item() == pytest.approx(-log_p.mean().item(), abs=0.01)
+    for part, value in [(elbo.reconstruction, found.reconstruction), (elbo.kl, found.kl)]:
+        error = (part.var(0) / 50).sum().sqrt().item() / 300
+        assert value == pytest.approx(part.mean().item(), abs=4 * math.sqrt(2) * error)
+    assert -found.nll.mean() > found.elbo
+    assert isinstance(found.kl, float) and isinstance(found.reconstruction, float)
+
+
+def test_evaluation_builds_no_graph(linear_gaussian: Callable[..., Any]) -> None:
+    exact = linear_gaussian()
+    graphs = []
+    exact.vae.likelihood.net.register_forward_hook(
+        lambda module, inputs, output: graphs.append(output.requires_grad)
+    )
+    evaluate(exact.vae, exact.data(5), num_samples=2, elbo_samples=2)
+    assert len(graphs) >= 2 and not any(graphs)
+
+
+def test_evaluation_of_bad_data_is_refused(linear_gaussian: Callable[..., Any]) -> None:
+    vae = linear_gaussian().vae
+    with pytest.raises(InputError, match=r"\A[^\n]*NaN or infinite[^\n]*\Z"):
+        evaluate(vae, torch.full((3, 6), math.nan).double())

@@ -1,0 +1,477 @@
+"""Every exercise of the book has a solution that its check accepts; a wrong answer gets its hint.
+
+The first half holds for all chapters and finds their exercises by itself. The second half,
+`MISTAKES`, has one row a wrong answer.
+"""
+
+import ast
+import importlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
+
+from flowvae_tutorial.exercises import chapter00, chapter01
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
+MODULES = sorted((ROOT / "flowvae_tutorial" / "exercises").glob("chapter[0-9][0-9].py"))
+HEADING = re.compile(r"### Exercise (?P<number>\d+\.\d+) \((?P<kind>\w+)\): \S")
+
+
+class Exercise(NamedTuple):
+    number: str
+    kind: str
+    cells: list[dict[str, Any]]
+    """From the heading to the next one."""
+
+    def tagged(self, tag: str) -> list[dict[str, Any]]:
+        return [cell for cell in self.cells if tag in cell["metadata"].get("tags", [])]
+
+
+def source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def printed(cell: dict[str, Any]) -> str:
+    return "".join("".join(output.get("text", "")) for output in cell["outputs"])
+
+
+@cache
+def cells_of(chapter: Path) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    return cells
+
+
+def exercises_of(chapter: Path) -> list[Exercise]:
+    found: list[Exercise] = []
+    inside = False
+    for cell in cells_of(chapter):
+        headings = re.findall(r"^#.*$", source(cell), re.MULTILINE)
+        if cell["cell_type"] == "markdown" and headings:
+            match = HEADING.match(headings[-1])
+            inside = match is not None
+            if match:
+                found.append(Exercise(match["number"], match["kind"], []))
+        if inside:
+            found[-1].cells.append(cell)
+    return found
+
+
+def imports_of(chapter: Path) -> str:
+    """What the chapter imports at the top level of its cells: where a solution runs."""
+    lines = []
+    for cell in cells_of(chapter):
+        if cell["cell_type"] != "code" or "%pip" in source(cell):
+            continue
+        for statement in ast.parse(source(cell)).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                lines.append(ast.unparse(statement))
+    return "\n".join(lines)
+
+
+def run(code: str, chapter: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    exec(f"{imports_of(chapter)}\n{code}", {"__name__": "__main__"})
+    return capsys.readouterr().out
+
+
+ALL = [(chapter, each) for chapter in CHAPTERS for each in exercises_of(chapter)]
+CODE = [(chapter, each) for chapter, each in ALL if each.kind == "code"]
+
+
+def name(value: Path | Exercise) -> str:
+    return value.number if isinstance(value, Exercise) else value.stem
+
+
+# --- every chapter ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
+def test_a_chapter_has_three_to_five_exercises_numbered_in_order(chapter: Path) -> None:
+    text = "\n".join(source(c) for c in cells_of(chapter) if c["cell_type"] == "markdown")
+    written = re.findall(r"^#+ Exercise .*$", text, re.MULTILINE)
+    found = exercises_of(chapter)
+    assert len(found) == len(written), "a heading has another form, or shares its cell with another"
+    assert 3 <= len(found) <= 5
+    first = int(chapter.name[:2])
+    assert [each.number for each in found] == [f"{first}.{k + 1}" for k in range(len(found))]
+    assert {each.kind for each in found} == {"code", "pencil", "open"}
+
+
+@pytest.mark.parametrize(("chapter", "each"), ALL, ids=name)
+def test_every_exercise_has_one_folded_solution(chapter: Path, each: Exercise) -> None:
+    [solution] = each.tagged("solution")
+    if each.kind == "code":
+        assert solution["cell_type"] == "code"
+        assert source(solution).startswith(f"# @title Solution {each.number}\n")
+        metadata = solution["metadata"]
+        assert "hide-cell" in metadata["tags"]
+        assert metadata["jupyter"]["source_hidden"] is True
+        assert metadata["cellView"] == "form"
+    else:
+        assert solution["cell_type"] == "markdown"
+        title = f"<details><summary>Solution {each.number}</summary>\n\n"
+        assert source(solution).startswith(title)
+        assert source(solution).endswith("\n\n</details>")
+
+
+def check_called_in(cell: dict[str, Any]) -> str:
+    """The check in a cell's last line, which gets the function that the cell defines."""
+    *_, function, last = ast.parse(source(cell)).body
+    assert isinstance(function, ast.FunctionDef)
+    match = re.fullmatch(r"(?:\w+\.)?(check_\w+)\((\w+)\)", ast.unparse(last))
+    assert match and match[2] == function.name, "the cell does not end in its check"
+    return match[1]
+
+
+@pytest.mark.parametrize(("chapter", "each"), CODE, ids=name)
+def test_a_code_exercise_has_a_stub_and_a_check(chapter: Path, each: Exercise) -> None:
+    [stub] = each.tagged("exercise")
+    [solution] = each.tagged("solution")
+    assert each.cells.index(stub) < each.cells.index(solution)
+    [function] = [n for n in ast.parse(source(stub)).body if isinstance(n, ast.FunctionDef)]
+    assert ast.unparse(function.body[0]) == "...", "the stub has no place for an answer"
+    assert check_called_in(stub) == check_called_in(solution)
+
+
+@pytest.mark.parametrize(("chapter", "each"), CODE, ids=name)
+def test_the_stub_says_not_yet(
+    chapter: Path, each: Exercise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [stub] = each.tagged("exercise")
+    assert printed(stub).startswith(f"Exercise {each.number}: not yet. ")
+    assert run(source(stub), chapter, capsys) == printed(stub)
+
+
+@pytest.mark.parametrize(("chapter", "each"), CODE, ids=name)
+def test_the_solution_is_correct(
+    chapter: Path, each: Exercise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [solution] = each.tagged("solution")
+    assert printed(solution) == f"Exercise {each.number}: correct.\n"
+    assert run(source(solution), chapter, capsys) == printed(solution)
+
+
+def giveaways(solution: str) -> set[str]:
+    """The calls and formulas that a solution is made of, without the call of its check."""
+    functions = [n for n in ast.parse(solution).body if isinstance(n, ast.FunctionDef)]
+    parts = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Call | ast.BinOp)]
+    return {re.sub(r"\s", "", ast.unparse(part)) for part in parts}
+
+
+def texts(module: Path) -> list[str]:
+    """What a module of checks may print: its strings, without its docstrings."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.FunctionDef)
+        if isinstance(node.body[0], ast.Expr)
+    }
+    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return [re.sub(r"\s", "", n.value) for n in strings if isinstance(n.value, str)]
+
+
+@pytest.mark.parametrize(("chapter", "each"), CODE, ids=name)
+def test_no_hint_holds_a_piece_of_the_solution(chapter: Path, each: Exercise) -> None:
+    [solution] = each.tagged("solution")
+    [module] = [path for path in MODULES if path.stem == f"chapter{chapter.name[:2]}"]
+    hints = texts(module)
+    assert {part for part in giveaways(source(solution)) for hint in hints if part in hint} == set()
+
+
+def test_a_piece_of_a_solution_is_found() -> None:
+    solution = "def answer(a):\n    return a.logsumexp(0) - 1\n\n\ncheck_it(answer)"
+    assert giveaways(solution) == {"a.logsumexp(0)-1", "a.logsumexp(0)"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name)
+def test_every_check_is_used_by_its_chapter_and_has_mistakes(module: Path) -> None:
+    loaded = importlib.import_module(f"flowvae_tutorial.exercises.{module.stem}")
+    checks = {key for key in vars(loaded) if key.startswith("check_")}
+    [chapter] = [path for path in CHAPTERS if path.name[:2] == module.stem[-2:]]
+    used = [check_called_in(each.tagged("exercise")[0]) for c, each in CODE if c == chapter]
+    assert set(used) == checks
+    assert {mistake.check.__name__ for mistake in MISTAKES if mistake.module == module.stem} == (
+        checks
+    )
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+class Mistake(NamedTuple):
+    check: Callable[..., None]
+    answer: Callable[..., Any]
+    hint: str
+    """Words of the hint that is meant for it, and of no other hint of this check."""
+
+    @property
+    def module(self) -> str:
+        return self.check.__module__.rpartition(".")[2]
+
+
+def each_density(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    return Normal(mean, log_scale.exp()).log_prob(z)
+
+
+def naive_log_mean_exp(a: Tensor) -> Tensor:
+    return a.exp().mean(0).log()
+
+
+def one_maximum_for_all(a: Tensor) -> Tensor:
+    return a.max() + (a - a.max()).exp().mean(0).log()
+
+
+def maximum_by_hand(a: Tensor) -> Tensor:
+    top = a.max(0).values
+    return top + (a - top).exp().mean(0).log()
+
+
+def nan_to_zero(a: Tensor) -> Tensor:
+    return maximum_by_hand(a).nan_to_num(nan=0.0, neginf=-math.inf)
+
+
+def clipped_log_mean_exp(a: Tensor) -> Tensor:
+    return torch.where(a.max(0).values > 80, maximum_by_hand(a), naive_log_mean_exp(a))
+
+
+def unstable_above(a: Tensor) -> Tensor:
+    bottom = a.min(0).values.clamp(max=0)
+    return bottom + (a - bottom).exp().mean(0).log()
+
+
+def components(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(N, K, D): nothing summed yet."""
+    return Normal(mean, scale).log_prob(z[:, None])
+
+
+def mixture(z: Tensor, logits: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    parts = Independent(Normal(mean, scale), 1)
+    return MixtureSameFamily(Categorical(logits=logits), parts).log_prob(z)
+
+
+def weighted(z: Tensor, logits: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """(N, K): log-weight and log-density of each component."""
+    return logits.log_softmax(-1) + components(z, mean, log_scale.exp()).sum(-1)
+
+
+def chapter00_mistakes() -> Iterator[Mistake]:
+    check = chapter00.check_gaussian_log_density
+    for answer, hint in (
+        (lambda z, m, s: ..., "Write your answer"),
+        (lambda z, m, s: each_density(z, m, s), "shape (5, 4), yours has (5, 4, 3)"),
+        (lambda z, m, s: each_density(z, m, s).sum(), "shape (5, 4), yours has ()"),
+        (lambda z, m, s: each_density(z, m, s).sum(0), "shape (5, 4), yours has (4, 3)"),
+        (lambda z, m, s: each_density(z, m, s).sum(1), "shape (5, 4), yours has (5, 3)"),
+        (lambda z, m, s: each_density(z, m, s).sum(-1).numpy(), "Return a tensor"),
+        (lambda z, m, s: each_density(z, m, s) @ z, "Your function stopped with RuntimeError"),
+        (lambda z, m, s: -each_density(z, m, s).sum(-1), "sign is turned"),
+        (lambda z, m, s: each_density(z, m, s).mean(-1), "mean over the event"),
+        (lambda z, m, s: each_density(z, m, s / 2).sum(-1), "log-variance"),
+        (lambda z, m, s: each_density(z, m, 2 * s).sum(-1), "spread used is σ²"),
+        (lambda z, m, s: Normal(m, s, validate_args=False).log_prob(z).sum(-1), "is NaN"),
+        (
+            lambda z, m, s: (Normal(m, s.abs()).log_prob(z) + s.abs().log() - s).sum(-1),
+            "divided by log σ",
+        ),
+        (lambda z, m, s: (each_density(z, m, s) + s).sum(-1), "term with log σ is missing"),
+        (
+            lambda z, m, s: (each_density(z, m, s) + 2 * s).sum(-1),
+            "term with log σ has the wrong sign",
+        ),
+        (
+            lambda z, m, s: (each_density(z, m, s) + math.log(2 * math.pi) / 2).sum(-1),
+            "constant with 2π",
+        ),
+        (lambda z, m, s: each_density(z, m, s).sum(-1).exp(), "its logarithm is asked for"),
+        (lambda z, m, s: each_density(z, m, s).sum(-1) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter00.check_log_mean_exp
+    for answer, hint in (
+        (lambda a: None, "Write your answer"),
+        (lambda a: a.logsumexp(1) - math.log(3), "shape (3,), yours has (6,)"),
+        (lambda a: a.logsumexp((0, 1)) - math.log(18), "shape (3,), yours has ()"),
+        (lambda a: a.mean(0), "mean of the logs"),
+        (lambda a: a.logsumexp(0), "log of the sum"),
+        (lambda a: a.logsumexp(0) / len(a), "divided the logarithm"),
+        (lambda a: a.logsumexp(0) + math.log(len(a)), "mind the sign of log S"),
+        (lambda a: math.log(len(a)) - a.logsumexp(0), "sign is turned"),
+        (lambda a: a.exp().mean(0), "the mean itself"),
+        (lambda a: a.max(0).values, "largest term alone"),
+        (lambda a: maximum_by_hand(a) - a.max(0).values, "not added again"),
+        (naive_log_mean_exp, "underflows to zero"),
+        (clipped_log_mean_exp, "underflows to zero"),
+        (unstable_above, "overflows"),
+        (one_maximum_for_all, "one maximum for the whole tensor"),
+        (maximum_by_hand, "−inf minus −inf"),
+        (nan_to_zero, "must give −inf"),
+        (lambda a: a.logsumexp(0) - 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter00.check_mixture_log_density
+    for answer, hint in (
+        (lambda z, w, m, s: ..., "Write your answer"),
+        (lambda z, w, m, s: weighted(z, w, m, s), "shape (5,), yours has (5, 4)"),
+        (lambda z, w, m, s: weighted(z, w, m, s).logsumexp(0), "shape (5,), yours has (4,)"),
+        (
+            lambda z, w, m, s: (
+                (w.log_softmax(0)[:, None] + components(z, m, s.exp())).logsumexp(1).sum(-1)
+            ),
+            "each dimension by itself",
+        ),
+        (
+            lambda z, w, m, s: (
+                (w.log_softmax(0)[:, None] + components(z, m, s.exp())).sum(-1).logsumexp(-1)
+            ),
+            "counted once for each dimension",
+        ),
+        (
+            lambda z, w, m, s: mixture(z, w, m, s.exp()) + w.logsumexp(0),
+            "logits are not log-weights",
+        ),
+        (
+            lambda z, w, m, s: (w.softmax(0) + components(z, m, s.exp()).sum(-1)).logsumexp(-1),
+            "A weight multiplies a density",
+        ),
+        (lambda z, w, m, s: components(z, m, s.exp()).sum(-1).logsumexp(-1), "a mass of K"),
+        (lambda z, w, m, s: mixture(z, 0 * w, m, s.exp()), "All components weigh the same"),
+        (
+            lambda z, w, m, s: (w.softmax(0) * components(z, m, s.exp()).sum(-1)).sum(-1),
+            "weighted mean of the log-densities",
+        ),
+        (lambda z, w, m, s: weighted(z, w, m, s).max(-1).values, "Only the largest component"),
+        (
+            lambda z, w, m, s: (w.log_softmax(0) + components(z, m, s.exp()).mean(-1)).logsumexp(
+                -1
+            ),
+            "mean over the event",
+        ),
+        (lambda z, w, m, s: mixture(z, w, m, (s / 2).exp()), "log-variance"),
+        (lambda z, w, m, s: mixture(z, w, m, (2 * s).exp()), "spread used is σ²"),
+        (lambda z, w, m, s: -mixture(z, w, m, s.exp()), "sign is turned"),
+        (lambda z, w, m, s: mixture(z, w, m, s.exp()).exp(), "its logarithm is asked for"),
+        (lambda z, w, m, s: weighted(z, w, m, s).exp().sum(-1).log(), "Far from all of them"),
+        (lambda z, w, m, s: mixture(z, w, m, s.exp()) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def gaussian_kl(mean: Tensor, log_scale: Tensor) -> Tensor:
+    """To N(0, 1), of each number by itself."""
+    return 0.5 * (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale)
+
+
+def chapter01_mistakes() -> Iterator[Mistake]:
+    check = chapter01.check_gaussian_kl
+    for answer, hint in (
+        (lambda m, s: ..., "Write your answer"),
+        (lambda m, s: gaussian_kl(m, s).sum(0), "shape (5,), yours has (3,)"),
+        (lambda m, s: gaussian_kl(m, s).sum(), "shape (5,), yours has ()"),
+        (lambda m, s: gaussian_kl(m, s), "shape (5,), yours has (5, 3)"),
+        (lambda m, s: Normal(m, s).log_prob(m), "Your function stopped with ValueError"),
+        (lambda m, s: -gaussian_kl(m, s).sum(-1), "sign is turned"),
+        (lambda m, s: gaussian_kl(m, s / 2).sum(-1), "logarithm of the variance"),
+        (
+            lambda m, s: 0.5 * (m**2 + s.exp() - 1 - 2 * s).sum(-1),
+            "σ where σ² belongs",
+        ),
+        (lambda m, s: (gaussian_kl(m, s) + s / 2).sum(-1), "which is 2 log σ"),
+        (lambda m, s: (gaussian_kl(m, s) + 2 * s).sum(-1), "sign of the term with log σ"),
+        (lambda m, s: gaussian_kl(m, 2 * s).sum(-1), "took σ² for the standard deviation"),
+        (lambda m, s: 0.5 * (m**2 + s**2 - 1 - 2 * s.log()).sum(-1), "is NaN"),
+        (lambda m, s: gaussian_kl(m, s).mean(-1), "mean over the dimensions"),
+        (lambda m, s: 2 * gaussian_kl(m, s).sum(-1), "the ½"),
+        (lambda m, s: (gaussian_kl(m, s) + 0.5).sum(-1), "is not 0 there"),
+        (
+            lambda m, s: kl_divergence(
+                Independent(Normal(torch.zeros_like(m), torch.ones_like(m)), 1),
+                Independent(Normal(m, s.exp()), 1),
+            ),
+            "The other way round",
+        ),
+        (lambda m, s: gaussian_kl(m, s).sum(-1) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter01.check_loss
+    for answer, hint in (
+        (lambda r, q, p: None, "Write your answer"),
+        (lambda r, q, p: -(r - q + p), "shape (), yours has (4, 3)"),
+        (lambda r, q, p: -(r - q + p).mean(0), "shape (), yours has (3,)"),
+        (lambda r, q, p: (r - q + p).mean(), "the ELBO itself"),
+        (lambda r, q, p: -(r + q - p).mean(), "sign of the KL term is turned"),
+        (lambda r, q, p: -(r - q + p).sum(), "over samples and pictures"),
+        (lambda r, q, p: -(r - q + p).mean(0).sum(), "summed over the pictures"),
+        (lambda r, q, p: -(r - q + p).sum(0).mean(), "summed over the samples"),
+        (lambda r, q, p: -r.mean(), "KL term is missing"),
+        (lambda r, q, p: -(r - q).mean(), "prior is missing"),
+        (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
+        (lambda r, q, p: math.log(4) - (r - q + p).logsumexp(0).mean(), "that is (1.11)"),
+        (lambda r, q, p: -(r - q + p).mean() + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter01.check_log_marginal
+    for answer, hint in (
+        (lambda w: None, "Write your answer"),
+        (lambda w: w.logsumexp(1) - math.log(3), "shape (3,), yours has (5,)"),
+        (lambda w: w.mean(0), "mean of the logarithms"),
+        (lambda w: w.logsumexp(0), "also divides by S"),
+        (lambda w: w.exp().mean(0), "the mean weight"),
+        (lambda w: math.log(5) - w.logsumexp(0), "sign is turned"),
+        (lambda w: w.logsumexp(0) / 5, "divided the logarithm by S"),
+        (lambda w: w.logsumexp(0) - math.log(3), "not by N"),
+        (lambda w: w.exp().mean(0).log(), "near −1000"),
+        (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
+        (lambda w: w.logsumexp(0) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+# A chapter's mistakes are one function above and one entry here.
+MISTAKES = [
+    *chapter00_mistakes(),
+    *chapter01_mistakes(),
+]
+
+
+def label(mistake: Mistake) -> str:
+    return f"{mistake.check.__name__}: {mistake.hint}"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=label)
+def test_a_mistake_gets_the_hint_meant_for_it(
+    mistake: Mistake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistake.check(mistake.answer)
+    said = capsys.readouterr().out
+    assert re.match(r"Exercise \d+\.\d+: not yet\. ", said)
+    assert said.count("\n") == 1
+    assert mistake.hint in said
+
+
+def test_hints_tell_the_mistakes_of_a_check_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    said: dict[Callable[..., None], set[str]] = {}
+    for mistake in MISTAKES:
+        mistake.check(mistake.answer)
+        said.setdefault(mistake.check, set()).add(capsys.readouterr().out)
+    shared = [label(m) for m in MISTAKES if sum(m.hint in hint for hint in said[m.check]) != 1]
+    assert shared == []
