@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from .data import DATA_SETS, Data, load
 from .errors import InputError
-from .models import MODELS, build, default_sizes, training_settings
+from .models import BOOK_MODELS, MODELS, build, resolve, training_settings
 from .records import (
     Record,
     book_results,
@@ -86,7 +86,9 @@ def train(
 def reproduce(
     data: DataOption = "digits",
     seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
-    models: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(MODELS),
+    models: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(
+        BOOK_MODELS
+    ),
     betas: Annotated[str, typer.Option(help="KL weights, with commas between.")] = "1",
     epochs: EpochsOption = None,
     samples: SamplesOption = 5000,
@@ -103,8 +105,7 @@ def reproduce(
     dataset = load(data)
     names = models.split(",")
     for name in names:
-        if name not in MODELS:
-            raise InputError(f"no model named {name!r}: choose from {', '.join(MODELS)}")
+        resolve(name, dataset)
     try:
         weights = [float(beta) for beta in betas.split(",")]
     except ValueError as error:
@@ -149,7 +150,7 @@ def _run(
     checkpoint: Path,
     commit: str,
 ) -> tuple[VAE, Data, Record]:
-    sizes = default_sizes(data)
+    _, sizes = resolve(model, data)
     torch.manual_seed(seed)
     vae = build(model, data, sizes)
     settings: dict[str, Any] = training_settings(data)

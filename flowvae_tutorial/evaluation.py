@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
+from torch.distributions import Distribution
 
+from .distributions import Chain, Mixture
 from .errors import InputError
 from .vae import VAE
 
@@ -19,14 +20,15 @@ class Evaluation(NamedTuple):
     nll: Tensor
     """Minus the importance-sampled log-likelihood of each example, `(N,)`."""
     reconstruction: float
-    kl: float
+    kl: tuple[float, ...]
+    """Of each level of a hierarchy, the top first; otherwise one number."""
     active: Tensor
     """Which latent units are active, `(D,)`."""
 
     @property
     def elbo(self) -> float:
         """The evidence lower bound, averaged over the examples."""
-        return self.reconstruction - self.kl
+        return self.reconstruction - sum(self.kl)
 
 
 def mean_and_standard_error(values: Tensor) -> tuple[float, float]:
@@ -50,13 +52,32 @@ def evaluate(vae: VAE, x: Tensor, num_samples: int = 1000, elbo_samples: int = 2
         InputError: x has the wrong shape, dtype or values.
     """
     nll = -vae.log_marginal(x, num_samples)
-    parts = [vae.elbo(rows, elbo_samples) for rows in x.split(ROWS)]
-    return Evaluation(
-        nll=nll,
-        reconstruction=torch.cat([p.reconstruction.mean(0) for p in parts]).mean().item(),
-        kl=torch.cat([p.kl.mean(0) for p in parts]).mean().item(),
-        active=active_units(vae, x),
-    )
+    parts = [elbo_by_level(vae, rows, elbo_samples) for rows in x.split(ROWS)]
+    reconstruction = torch.cat([part[0] for part in parts], dim=1).mean()
+    kl = torch.cat([part[1] for part in parts], dim=2).mean(dim=(1, 2))
+    return Evaluation(nll, reconstruction.item(), tuple(kl.tolist()), active_units(vae, x))
+
+
+@torch.no_grad()
+def elbo_by_level(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Estimate the ELBO's terms with the KL term of each level apart (`eq-kl-levels`).
+
+    Args:
+        vae: the model.
+        x: `(N, X)`.
+        num_samples: S, posterior samples per example.
+
+    Returns:
+        reconstruction `(S, N)`, and KL `(L, S, N)` with L = 2 levels, the top first, if prior
+        and posterior are both a `Chain`, else L = 1. Nats per example.
+    """
+    q, p = vae.posterior(x), vae.prior()
+    if not (isinstance(q, Chain) and isinstance(p, Chain)):
+        terms = vae.elbo(x, num_samples)
+        return terms.reconstruction, terms.kl.unsqueeze(0)
+    z = q.sample((num_samples,))
+    levels = zip(q.log_prob_parts(z), p.log_prob_parts(z), strict=True)
+    return vae.likelihood(z).log_prob(x), torch.stack([log_q - log_p for log_q, log_p in levels])
 
 
 @torch.no_grad()
@@ -78,13 +99,9 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> Tensor:
 def aggregated_posterior(vae: VAE, x: Tensor) -> Distribution:
     """q(z) = (1/N) Σₙ q(z | xₙ), a mixture of N components (equation `eq-aggregated`).
 
-    One density costs O(N D) and memory to match: N is thousands at most.
+    `Mixture` says what a density costs.
     """
-    return MixtureSameFamily(
-        Categorical(logits=x.new_zeros(len(x)), validate_args=False),
-        vae.posterior(x),
-        validate_args=False,
-    )
+    return Mixture(vae.posterior(x), x.new_zeros(len(x)))
 
 
 @torch.no_grad()

@@ -8,9 +8,15 @@ from torch import nn
 from .data import Data
 from .errors import InputError
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
-from .networks import gated_mlp, mlp
-from .posteriors import GaussianPosterior
-from .priors import GaussianMixture, StandardNormal
+from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
+from .posteriors import GaussianPosterior, HierarchicalPosterior
+from .priors import (
+    GaussianMixture,
+    HierarchicalPrior,
+    StandardNormal,
+    VampPrior,
+    pseudo_inputs_from,
+)
 from .vae import VAE
 
 
@@ -19,14 +25,16 @@ class Sizes(NamedTuple):
 
     latent: int
     hidden: tuple[int, ...]
-    components: int
+    components: int = 50
     """Of a mixture prior."""
+    pseudo_inputs: int = 50
+    """Of a VampPrior."""
 
 
-DIGITS = Sizes(latent=16, hidden=(128, 128), components=50)
-RINGS = Sizes(latent=2, hidden=(64, 64), components=8)
+DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
+RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
-MNIST = Sizes(latent=40, hidden=(300, 300), components=500)
+MNIST = Sizes(latent=40, hidden=(300, 300), components=500, pseudo_inputs=500)
 
 
 def default_sizes(data: Data) -> Sizes:
@@ -43,19 +51,24 @@ def training_settings(data: Data) -> dict[str, Any]:
     return {"epochs": 200, "batch_size": 64, "lr": 2e-3, "warmup": 20, "patience": 50}
 
 
-def network(data: Data) -> Callable[..., nn.Module]:
+def hidden_layer(data: Data) -> Layer:
     """Gated layers for 28 by 28 images, as in the paper, and plain ones for small data."""
-    return gated_mlp if data.image_shape == (28, 28) else mlp
+    return GatedLinear if data.image_shape == (28, 28) else dense
 
 
 def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     """q(z | x), a diagonal Gaussian."""
-    return GaussianPosterior(network(data)(data.features, sizes.hidden, 2 * sizes.latent))
+    return GaussianPosterior(mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data)))
 
 
 def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
     """p(x | z), of the kind that the data call for."""
-    net = network(data)(sizes.latent, sizes.hidden[::-1], data.features)
+    return _likelihood(
+        data, mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
+    )
+
+
+def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLikelihood:
     if data.likelihood == "bernoulli":
         return BernoulliLikelihood(net)
     return GaussianLikelihood(net, data.features)
@@ -75,7 +88,79 @@ def _mixture(data: Data, sizes: Sizes) -> VAE:
     )
 
 
-MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {"gaussian": _gaussian, "mixture": _mixture}
+def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
+    """A VampPrior that starts from training images."""
+    bounds = None if data.image_shape is None else (0.0, 1.0)
+    start = pseudo_inputs_from(data.batch(data.train), sizes.pseudo_inputs, bounds=bounds)
+    return VampPrior(posterior, start, bounds=bounds)
+
+
+def _vampprior(data: Data, sizes: Sizes) -> VAE:
+    posterior = gaussian_posterior(data, sizes)
+    return VAE(vamp_prior(data, sizes, posterior), posterior, likelihood(data, sizes))
+
+
+def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
+    """A hidden layer for each input, `first` numbers and a latent, then one for both."""
+    layer, (width, *rest) = hidden_layer(data), sizes.hidden
+    joint = mlp(2 * width, rest, out_features, layer)
+    return TwoInputs(layer(first, width), layer(sizes.latent, width), joint)
+
+
+def hierarchical_posterior(data: Data, sizes: Sizes) -> HierarchicalPosterior:
+    """q(z₂ | x) q(z₁ | x, z₂), both levels of the same size."""
+    conditional = two_inputs(data, sizes, data.features, 2 * sizes.latent)
+    return HierarchicalPosterior(gaussian_posterior(data, sizes), GaussianPosterior(conditional))
+
+
+def _hierarchy(data: Data, sizes: Sizes, top: Callable[[HierarchicalPosterior], nn.Module]) -> VAE:
+    latent, layer = sizes.latent, hidden_layer(data)
+    posterior = hierarchical_posterior(data, sizes)
+    conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
+    decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
+    prior = HierarchicalPrior(top(posterior), conditional)
+    return VAE(prior, posterior, _likelihood(data, decoder))
+
+
+def _hvae(data: Data, sizes: Sizes) -> VAE:
+    return _hierarchy(data, sizes, lambda posterior: StandardNormal(sizes.latent))
+
+
+def _hierarchical_vampprior(data: Data, sizes: Sizes) -> VAE:
+    return _hierarchy(data, sizes, lambda posterior: vamp_prior(data, sizes, posterior.top))
+
+
+MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
+    "gaussian": _gaussian,
+    "mixture": _mixture,
+    "vampprior": _vampprior,
+    "hvae": _hvae,
+    "hierarchical-vampprior": _hierarchical_vampprior,
+}
+
+
+BOOK_MODELS = list(MODELS)
+# The paper's name for the model that the book's first chapter is called after.
+MODELS["vae"] = _gaussian
+
+
+def resolve(name: str, data: Data) -> tuple[str, Sizes]:
+    """The model and the sizes that a name stands for.
+
+    `vampprior-k500` is `vampprior` with 500 pseudo-inputs.
+
+    Raises:
+        InputError: no such name.
+    """
+    model, _, count = name.partition("-k")
+    if model not in MODELS or (count and not count.isdecimal()):
+        names = ", ".join(MODELS)
+        raise InputError(
+            f"no model named {name!r}: choose one of {names}; -k500 behind a name asks for 500 "
+            "pseudo-inputs"
+        )
+    sizes = default_sizes(data)
+    return model, sizes._replace(pseudo_inputs=int(count)) if count else sizes
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
@@ -83,9 +168,13 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
 
     Its weights come from torch's random state: call `torch.manual_seed` first.
 
+    Args:
+        name: as `resolve` takes it.
+        data: what the model is for.
+        sizes: in place of those that the name stands for.
+
     Raises:
         InputError: no such name.
     """
-    if name not in MODELS:
-        raise InputError(f"no model named {name!r}: choose one of {', '.join(MODELS)}")
-    return MODELS[name](data, sizes or default_sizes(data))
+    model, named = resolve(name, data)
+    return MODELS[model](data, sizes or named)

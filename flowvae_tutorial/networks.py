@@ -1,18 +1,15 @@
 """The networks of the book: plain and gated multilayer perceptrons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
-    """A perceptron with SiLU activations, `(..., in_features)` to `(..., out_features)`."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(in_features, width), nn.SiLU()]
-        in_features = width
-    return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+def dense(in_features: int, out_features: int) -> nn.Sequential:
+    """A hidden layer: linear, then SiLU."""
+    return nn.Sequential(nn.Linear(in_features, out_features), nn.SiLU())
 
 
 class GatedLinear(nn.Module):
@@ -32,10 +29,57 @@ class GatedLinear(nn.Module):
         return F.glu(self.linear(x))
 
 
-def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
-    """A perceptron of gated layers, `(..., in_features)` to `(..., out_features)`."""
+Layer = Callable[[int, int], nn.Module]
+
+
+def mlp(
+    in_features: int, hidden: Sequence[int], out_features: int, layer: Layer = dense
+) -> nn.Sequential:
+    """A perceptron, `(..., in_features)` to `(..., out_features)`, with hidden layers `layer`."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers.append(GatedLinear(in_features, width))
+        layers.append(layer(in_features, width))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+
+
+def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
+    """A perceptron of gated layers, `(..., in_features)` to `(..., out_features)`."""
+    return mlp(in_features, hidden, out_features, GatedLinear)
+
+
+class TwoInputs(nn.Module):
+    """A network of two inputs: each goes through a network of its own, then both through one.
+
+    The second input may have more batch dimensions, samples `(S, N, B)` beside examples
+    `(N, A)`. The first is then sent through its network once and not once a sample.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, joint: nn.Module) -> None:
+        """Join `first` and `second`, whose outputs are concatenated, by `joint`."""
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.joint = joint
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Map `(N, A)` and `(..., N, B)` to `(..., N, out)`."""
+        h, g = self.first(a), self.second(b)
+        joined = torch.cat([h.expand(*g.shape[:-1], h.shape[-1]), g], dim=-1)
+        output: Tensor = self.joint(joined)
+        return output
+
+
+class OnParts(nn.Module):
+    """A network of two inputs, applied to the two parts of one vector."""
+
+    def __init__(self, size: int, net: nn.Module) -> None:
+        """Split the last dimension after `size` numbers and give both parts to `net`."""
+        super().__init__()
+        self.size = size
+        self.net = net
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map `(..., A + B)` to `(..., out)`."""
+        output: Tensor = self.net(z[..., : self.size], z[..., self.size :])
+        return output

@@ -1,8 +1,10 @@
 """Posteriors q(z | x): modules whose call, `posterior(x)`, returns a distribution over latents."""
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from .distributions import Chain
 from .errors import InputError
 
 
@@ -18,13 +20,15 @@ class GaussianPosterior(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> Distribution:
+    def forward(self, *context: Tensor) -> Distribution:
         """Return q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
+
+        A network of several inputs takes them all: q(z₁ | x, z₂) is `conditional(x, z2)`.
 
         Raises:
             InputError: the network's last dimension is odd, so it is no mean and log-scale.
         """
-        output = self.net(x)
+        output = self.net(*context)
         if output.shape[-1] % 2:
             raise InputError(
                 f"the posterior's network gives {output.shape[-1]} numbers; it must give 2D, "
@@ -34,3 +38,27 @@ class GaussianPosterior(nn.Module):
         return Independent(
             Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False
         )
+
+
+class HierarchicalPosterior(nn.Module):
+    """q(z₂ | x) q(z₁ | x, z₂) over [z₂, z₁] (equation `eq-hierarchical-posterior`).
+
+    The top level is drawn from the picture directly and the lower one given both, as in
+    Tomczak and Welling (2018), section 4.
+    """
+
+    def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
+        """Chain `top`, which gives q(z₂ | x) for x, and `conditional`, q(z₁ | x, z₂) for both."""
+        super().__init__()
+        self.top = top
+        self.conditional = conditional
+        self._event_size: int | None = None
+
+    def forward(self, x: Tensor) -> Distribution:
+        """Return q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D₂ + D₁,)`."""
+        top: Distribution = self.top(x)
+        if self._event_size is None:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                below: Distribution = self.conditional(x, top.sample())
+            self._event_size = top.event_shape[0] + below.event_shape[0]
+        return Chain(top, lambda z2: self.conditional(x, z2), self._event_size)

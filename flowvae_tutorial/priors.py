@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Distribution, Independent, Normal
 
+from .distributions import Chain, Mixture
 from .errors import InputError
 
 
@@ -29,9 +30,7 @@ class StandardNormal(nn.Module):
 class GaussianMixture(nn.Module):
     """A mixture of K diagonal Gaussians with learned weights, means and scales.
 
-    The log-density is a log-sum-exp over components of whole D-dimensional densities, never
-    one per dimension: that would be a product of D one-dimensional mixtures, with K to the
-    power D modes. Costs O(S N K D) time and memory.
+    `Mixture` says what its log-density costs.
     """
 
     def __init__(self, features: int, components: int) -> None:
@@ -48,8 +47,130 @@ class GaussianMixture(nn.Module):
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
-        return MixtureSameFamily(
-            Categorical(logits=self.logits, validate_args=False),
-            Independent(normal, 1, validate_args=False),
-            validate_args=False,
+        return Mixture(Independent(normal, 1, validate_args=False), self.logits)
+
+
+class VampPrior(nn.Module):
+    """The variational mixture of posteriors: p(z) = Σₖ wₖ q(z | uₖ) (equation `eq-vampprior`).
+
+    The components are the posteriors of K learned pseudo-inputs u, so the prior moves with the
+    encoder. Tomczak and Welling (2018). Each call encodes the K pseudo-inputs once.
+
+    The pseudo-inputs live in the data's own space. A sigmoid keeps them within `bounds`: its
+    slope is never zero, whereas clipping gives no gradient to a pseudo-input beyond a bound.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        posterior: nn.Module,
+        pseudo_inputs: Tensor,
+        logits: Tensor | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+    ) -> None:
+        """Set up the prior.
+
+        Args:
+            posterior: the VAE's own; it is shared, not registered here a second time.
+            pseudo_inputs: `(K, X)`, where they start; `pseudo_inputs_from` takes them from data.
+            logits: `(K,)`, where learned log-weights start; equal, fixed weights by default.
+            bounds: of the data, or None for data in ℝⁿ.
+
+        Raises:
+            InputError: no pseudo-inputs, or they are not finite, out of bounds or of the wrong
+                width; weights of the wrong length; a posterior without densities.
+        """
+        super().__init__()
+        if pseudo_inputs.ndim != 2 or len(pseudo_inputs) == 0:
+            raise InputError(
+                f"pseudo_inputs must have shape (K, X) with K at least 1, got "
+                f"{tuple(pseudo_inputs.shape)}"
+            )
+        if not pseudo_inputs.isfinite().all():
+            raise InputError("pseudo_inputs have NaN or infinite values")
+        if logits is not None and logits.shape != pseudo_inputs.shape[:1]:
+            raise InputError(
+                f"logits must have shape ({len(pseudo_inputs)},), one a pseudo-input, got "
+                f"{tuple(logits.shape)}"
+            )
+        # In a tuple, where a module does not look for submodules.
+        self._shared = (posterior,)
+        self.bounds = bounds
+        self.raw = nn.Parameter(self._unsquash(pseudo_inputs.detach().clone()))
+        if logits is None:
+            self.register_buffer("logits", pseudo_inputs.new_zeros(len(pseudo_inputs)))
+        else:
+            self.logits = nn.Parameter(logits.detach().clone())
+        self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        try:
+            prior = self()
+            prior.log_prob(prior.sample((1,)))
+        except NotImplementedError as error:
+            raise InputError("the posterior has no density (log_prob) to mix") from error
+        except RuntimeError as error:
+            raise InputError(
+                f"the posterior does not take pseudo_inputs of width {self.raw.shape[1]}: {error}"
+            ) from error
+
+    def _unsquash(self, inputs: Tensor) -> Tensor:
+        if self.bounds is None:
+            return inputs
+        low, high = self.bounds
+        if not low < high or inputs.min() < low or inputs.max() > high:
+            raise InputError(
+                f"pseudo_inputs must lie within bounds {self.bounds}, got "
+                f"[{inputs.min():.3g}, {inputs.max():.3g}]; bounds=None takes any"
+            )
+        # On a bound the sigmoid is flat: start a little inside.
+        return ((inputs - low) / (high - low)).clamp(0.02, 0.98).logit()
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The pseudo-inputs in the data's space, `(K, X)`."""
+        if self.bounds is None:
+            return self.raw
+        low, high = self.bounds
+        return low + (high - low) * self.raw.sigmoid()
+
+    def forward(self, context: None = None) -> Distribution:
+        """Return p(z): batch shape `()`, event shape `(D,)`."""
+        return Mixture(self._shared[0](self.pseudo_inputs), self.logits)
+
+
+def pseudo_inputs_from(
+    x: Tensor, components: int, noise: float = 0.05, bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> Tensor:
+    """K different examples of x `(N, X)`, drawn at random, with Gaussian noise: `(K, X)`.
+
+    Raises:
+        InputError: x has fewer than `components` examples.
+    """
+    if not 1 <= components <= len(x):
+        raise InputError(
+            f"cannot start {components} pseudo-inputs from {len(x)} examples: take between 1 and "
+            f"{len(x)}"
         )
+    chosen = x[torch.randperm(len(x), device=x.device)[:components]]
+    chosen = chosen + noise * torch.randn_like(chosen)
+    return chosen if bounds is None else chosen.clamp(*bounds)
+
+
+class HierarchicalPrior(nn.Module):
+    """p(z₂) p(z₁ | z₂) over the concatenation [z₂, z₁] (equation `eq-hierarchical-prior`)."""
+
+    def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
+        """Chain any prior `top` over z₂ and a `conditional` that gives p(z₁ | z₂) for z₂."""
+        super().__init__()
+        self.top = top
+        self.conditional = conditional
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            z2 = top().sample((1,))
+            self.event_size = z2.shape[-1] + conditional(z2).event_shape[0]
+
+    def forward(self, context: None = None) -> Distribution:
+        """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
+        return Chain(self.top(), self.conditional, self.event_size)

@@ -119,7 +119,7 @@ def make_record(
         },
         "elbo": round(result.elbo, 4),
         "reconstruction": round(result.reconstruction, 4),
-        "kl": [round(result.kl, 4)],
+        "kl": [round(level, 4) for level in result.kl],
         "active_units": int(result.active.sum()),
         "prior_gap": round(gap, 4),
         "seconds": round(history.seconds, 1),
