@@ -1,11 +1,14 @@
 """VAEs with flexible priors and posteriors: the package beside the book."""
 
-from .distributions import rsample_and_log_prob
+from .distributions import Chain, Mixture, rsample_and_log_prob
 from .errors import InputError
 from .evaluation import (
     Evaluation,
+    Surgery,
     active_units,
     aggregated_posterior,
+    elbo_by_level,
+    elbo_surgery,
     evaluate,
     mean_and_standard_error,
     prior_gap,
@@ -13,8 +16,14 @@ from .evaluation import (
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .models import build
 from .networks import gated_mlp, mlp
-from .posteriors import GaussianPosterior
-from .priors import GaussianMixture, StandardNormal
+from .posteriors import GaussianPosterior, HierarchicalPosterior
+from .priors import (
+    GaussianMixture,
+    HierarchicalPrior,
+    StandardNormal,
+    VampPrior,
+    pseudo_inputs_from,
+)
 from .training import History, fit
 from .vae import ELBO, VAE
 
@@ -24,21 +33,30 @@ __all__ = [
     "ELBO",
     "VAE",
     "BernoulliLikelihood",
+    "Chain",
     "Evaluation",
     "GaussianLikelihood",
     "GaussianMixture",
     "GaussianPosterior",
+    "HierarchicalPosterior",
+    "HierarchicalPrior",
     "History",
     "InputError",
+    "Mixture",
     "StandardNormal",
+    "Surgery",
+    "VampPrior",
     "active_units",
     "aggregated_posterior",
     "build",
+    "elbo_by_level",
+    "elbo_surgery",
     "evaluate",
     "fit",
     "gated_mlp",
     "mean_and_standard_error",
     "mlp",
     "prior_gap",
+    "pseudo_inputs_from",
     "rsample_and_log_prob",
 ]

@@ -213,12 +213,14 @@ def _draw(vae: VAE, data: Data, folder: Path) -> Path:
 
 def _figures(record: Record) -> str:
     nll = record["nll"]
+    # Every level of a hierarchy has as many.
+    units = record["sizes"]["latent"] * len(record["kl"])
     rows = [
         ("NLL", f"{nll['mean']:.2f} ± {nll['standard_error']:.2f}", "nats per example"),
         ("ELBO", f"{record['elbo']:.2f}", "nats per example"),
         ("reconstruction", f"{record['reconstruction']:.2f}", "nats per example"),
         ("KL", f"{sum(record['kl']):.2f}", "nats per example"),
-        ("active units", f"{record['active_units']} of {record['sizes']['latent']}", ""),
+        ("active units", f"{record['active_units']} of {units}", ""),
     ]
     head = (
         f"{record['model']} on {record['data']}, seed {record['seed']}: best epoch "

@@ -138,9 +138,10 @@ def _gaussian_mixture_log_prob(
 
     (z − μ)² / σ² = z² / σ² − 2 z μ / σ² + μ² / σ² turns the distances of all z to all
     components into one matrix product, with no `(..., K, D)` tensor. The three terms cancel: in
-    float32 that loses 0.1 nats at σ = 0.03 and 20 at σ = 0.003. So the product and the maximum
-    are taken in float64. What is left is at most 0, and its exponential needs no more than
-    float32. A device without float64 (MPS) subtracts first, as slowly as that is.
+    float32 that loses hundredths of a nat at σ = 0.03 and several nats at 0.003. So the product
+    and the maximum are taken in float64. What is left is at most 0, and its exponential needs no
+    more than float32. A device without float64 (MPS) subtracts first: it takes O(N K D) memory
+    and, on a CPU at N = 100, K = 500, D = 40, about 16 times the time.
     """
     dtype = z.dtype
     if z.device.type == "mps":
@@ -216,6 +217,6 @@ class Chain(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """[E a, E[b | E a]]: the first part exactly, the second at the mean of the first."""
+        """The mean of a, then the mean of b at that a, which approximates the mean of b."""
         a = self.first.mean
         return torch.cat([a, self.then(a).mean], dim=-1)

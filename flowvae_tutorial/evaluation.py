@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .distributions import Chain, Mixture
+from .distributions import Chain, Mixture, rsample_and_log_prob
 from .errors import InputError
 from .vae import VAE
 
@@ -70,7 +70,11 @@ def elbo_by_level(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor
     Returns:
         reconstruction `(S, N)`, and KL `(L, S, N)` with L = 2 levels, the top first, if prior
         and posterior are both a `Chain`, else L = 1. Nats per example.
+
+    Raises:
+        InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
     """
+    vae._check(x, num_samples)
     q, p = vae.posterior(x), vae.prior()
     if not (isinstance(q, Chain) and isinstance(p, Chain)):
         terms = vae.elbo(x, num_samples)
@@ -78,6 +82,34 @@ def elbo_by_level(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor
     z = q.sample((num_samples,))
     levels = zip(q.log_prob_parts(z), p.log_prob_parts(z), strict=True)
     return vae.likelihood(z).log_prob(x), torch.stack([log_q - log_p for log_q, log_p in levels])
+
+
+class Surgery(NamedTuple):
+    """The three parts of the average ELBO, in nats per example (equation `eq-surgery`)."""
+
+    reconstruction: float
+    mutual_information: float
+    """Of the code and the index of the example; at most log N."""
+    marginal_kl: float
+    """From the aggregated posterior of the same examples to the prior."""
+
+
+@torch.no_grad()
+def elbo_surgery(vae: VAE, x: Tensor, num_samples: int = 10) -> Surgery:
+    """Estimate what the KL term of x `(N, X)` is made of. Hoffman and Johnson (2016).
+
+    Args:
+        vae: the model.
+        x: `(N, X)`, all examples over which q(z) is aggregated.
+        num_samples: S, posterior samples per example.
+    """
+    z, log_q = rsample_and_log_prob(vae.posterior(x), (num_samples,))
+    log_aggregated = aggregated_posterior(vae, x).log_prob(z)
+    return Surgery(
+        reconstruction=vae.likelihood(z).log_prob(x).mean().item(),
+        mutual_information=(log_q - log_aggregated).mean().item(),
+        marginal_kl=(log_aggregated - vae.prior().log_prob(z)).mean().item(),
+    )
 
 
 @torch.no_grad()

@@ -152,12 +152,12 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     Raises:
         InputError: no such name.
     """
-    model, _, count = name.partition("-k")
-    if model not in MODELS or (count and not count.isdecimal()):
+    model, asks, count = name.partition("-k")
+    if model not in MODELS or (asks and not ("vampprior" in model and count.isdecimal())):
         names = ", ".join(MODELS)
         raise InputError(
-            f"no model named {name!r}: choose one of {names}; -k500 behind a name asks for 500 "
-            "pseudo-inputs"
+            f"no model named {name!r}: choose one of {names}; -k500 behind a VampPrior's name "
+            "asks for 500 pseudo-inputs"
         )
     sizes = default_sizes(data)
     return model, sizes._replace(pseudo_inputs=int(count)) if count else sizes

@@ -51,9 +51,9 @@ class GaussianMixture(nn.Module):
 
 
 class VampPrior(nn.Module):
-    """The variational mixture of posteriors: p(z) = Σₖ wₖ q(z | uₖ) (equation `eq-vampprior`).
+    """The variational mixture of posteriors: p(z) = Σₖ πₖ q(z | x̃ₖ) (equation `eq-vampprior`).
 
-    The components are the posteriors of K learned pseudo-inputs u, so the prior moves with the
+    The components are the posteriors of K learned pseudo-inputs x̃ₖ, so the prior moves with the
     encoder. Tomczak and Welling (2018). Each call encodes the K pseudo-inputs once.
 
     The pseudo-inputs live in the data's own space. A sigmoid keeps them within `bounds`: its
@@ -82,11 +82,13 @@ class VampPrior(nn.Module):
                 width; weights of the wrong length; a posterior without densities.
         """
         super().__init__()
-        if pseudo_inputs.ndim != 2 or len(pseudo_inputs) == 0:
+        if pseudo_inputs.ndim != 2 or pseudo_inputs.numel() == 0:
             raise InputError(
                 f"pseudo_inputs must have shape (K, X) with K at least 1, got "
                 f"{tuple(pseudo_inputs.shape)}"
             )
+        if not pseudo_inputs.is_floating_point():
+            raise InputError(f"pseudo_inputs must be floating point, got {pseudo_inputs.dtype}")
         if not pseudo_inputs.isfinite().all():
             raise InputError("pseudo_inputs have NaN or infinite values")
         if logits is not None and logits.shape != pseudo_inputs.shape[:1]:
@@ -94,6 +96,8 @@ class VampPrior(nn.Module):
                 f"logits must have shape ({len(pseudo_inputs)},), one a pseudo-input, got "
                 f"{tuple(logits.shape)}"
             )
+        if logits is not None and not (logits.is_floating_point() and logits.isfinite().all()):
+            raise InputError("logits must be finite floating-point numbers")
         # In a tuple, where a module does not look for submodules.
         self._shared = (posterior,)
         self.bounds = bounds
@@ -109,7 +113,7 @@ class VampPrior(nn.Module):
         try:
             prior = self()
             prior.log_prob(prior.sample((1,)))
-        except NotImplementedError as error:
+        except (NotImplementedError, AttributeError) as error:
             raise InputError("the posterior has no density (log_prob) to mix") from error
         except RuntimeError as error:
             raise InputError(
@@ -163,13 +167,24 @@ class HierarchicalPrior(nn.Module):
     """p(z₂) p(z₁ | z₂) over the concatenation [z₂, z₁] (equation `eq-hierarchical-prior`)."""
 
     def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
-        """Chain any prior `top` over z₂ and a `conditional` that gives p(z₁ | z₂) for z₂."""
+        """Chain any prior `top` over z₂ and a `conditional` that gives p(z₁ | z₂) for z₂.
+
+        Raises:
+            InputError: `conditional` does not take the latents of `top`.
+        """
         super().__init__()
         self.top = top
         self.conditional = conditional
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             z2 = top().sample((1,))
-            self.event_size = z2.shape[-1] + conditional(z2).event_shape[0]
+            try:
+                below = conditional(z2)
+            except RuntimeError as error:
+                raise InputError(
+                    f"the conditional does not take the top's latents of size {z2.shape[-1]}: "
+                    f"{error}"
+                ) from error
+            self.event_size = z2.shape[-1] + below.event_shape[0]
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""

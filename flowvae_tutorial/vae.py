@@ -31,11 +31,9 @@ class ELBO(NamedTuple):
 class VAE(nn.Module):
     """A variational autoencoder made of three distributions.
 
-    | argument | call | returns | batch shape | event shape |
-    | --- | --- | --- | --- | --- |
-    | `prior` | `prior()` | p(z) | `()` | `(D,)` |
-    | `posterior` | `posterior(x)` | q(z given x) | `(N,)` | `(D,)` |
-    | `likelihood` | `likelihood(z)` | p(x given z) | `(S, N)` | `(X,)` |
+    - `prior()` returns p(z): batch shape `()`, event shape `(D,)`.
+    - `posterior(x)` returns q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
+    - `likelihood(z)` returns p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`.
 
     Each is a module that returns a `torch.distributions.Distribution`. Any object with that
     call signature fits. Kingma and Welling (2014).

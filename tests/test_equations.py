@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,12 +23,17 @@ from torch.distributions import (
 
 from flowvae_tutorial import (
     VAE,
+    Chain,
     GaussianLikelihood,
     GaussianMixture,
     GaussianPosterior,
+    HierarchicalPosterior,
+    HierarchicalPrior,
     StandardNormal,
+    VampPrior,
     active_units,
     aggregated_posterior,
+    elbo_surgery,
     mean_and_standard_error,
     rsample_and_log_prob,
 )
@@ -71,17 +77,17 @@ def quadrature(density: Tensor, *axes: Tensor) -> float:
 
 def test_eq_log_density() -> None:
     torch.manual_seed(0)
-    mean, scale = torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5
+    loc, scale = torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5
     z = torch.randn(4, 3, 2).double()
-    summed = Normal(mean, scale).log_prob(z).sum(-1)
+    summed = Normal(loc, scale).log_prob(z).sum(-1)
     # The same Gaussian, written as one density with a full covariance matrix.
-    exact = MultivariateNormal(mean, torch.diag_embed(scale**2)).log_prob(z)
+    exact = MultivariateNormal(loc, torch.diag_embed(scale**2)).log_prob(z)
     assert summed.shape == (4, 3)
     torch.testing.assert_close(summed, exact)
-    torch.testing.assert_close(Independent(Normal(mean, scale), 1).log_prob(z), exact)
+    torch.testing.assert_close(Independent(Normal(loc, scale), 1).log_prob(z), exact)
     line = torch.linspace(-12, 12, 801).double()
     grid = torch.cartesian_prod(line, line).reshape(801, 801, 2)
-    density = Normal(mean[0], scale[0]).log_prob(grid).sum(-1).exp()
+    density = Normal(loc[0], scale[0]).log_prob(grid).sum(-1).exp()
     assert quadrature(density, line, line) == pytest.approx(1, abs=1e-9)
 
 
@@ -109,11 +115,11 @@ def test_eq_kl_sign() -> None:
 
 @pytest.mark.parametrize("num_samples", [2, 3, 5])
 def test_eq_monte_carlo(num_samples: int) -> None:
-    # f takes four values with equal probability, so every possible sample can be written down.
-    f = torch.tensor([0.0, 1.0, 5.0, -2.0]).double()
-    samples = f[torch.cartesian_prod(*[torch.arange(4)] * num_samples)]
+    # h takes four values with equal probability, so every possible sample can be written down.
+    h = torch.tensor([0.0, 1.0, 5.0, -2.0]).double()
+    samples = h[torch.cartesian_prod(*[torch.arange(4)] * num_samples)]
     estimates, errors = samples.mean(1), samples.std(1) / num_samples**0.5
-    torch.testing.assert_close(estimates.mean(), f.mean())
+    torch.testing.assert_close(estimates.mean(), h.mean())
     # Squared, the standard error is on average the estimate's variance.
     torch.testing.assert_close((errors**2).mean(), estimates.var(correction=0))
     mean, error = mean_and_standard_error(samples[7])
@@ -162,15 +168,15 @@ def test_eq_mixture() -> None:
 def test_eq_change_of_variables() -> None:
     torch.manual_seed(0)
     u = torch.randn(5, 2).double()
-    base = Independent(Normal(torch.zeros(2).double(), torch.ones(2).double()), 1)
+    p_u = Independent(Normal(torch.zeros(2).double(), torch.ones(2).double()), 1)
 
     def bend(u: Tensor) -> Tensor:
         return torch.stack([u[..., 0], 1 + u[..., 1] * u[..., 0].exp()], -1)
 
     z = bend(u)
     jacobian = torch.stack([torch.autograd.functional.jacobian(bend, row) for row in u])
-    by_equation = base.log_prob(u) - jacobian.det().abs().log()
-    # z1 is standard normal and z2, given z1, is normal with deviation exp(z1).
+    by_equation = p_u.log_prob(u) - jacobian.det().abs().log()
+    # z1 is standard normal and z2, given z1, is normal with standard deviation exp(z1).
     exact = Normal(0.0, 1.0).log_prob(z[:, 0]) + Normal(1.0, z[:, 0].exp()).log_prob(z[:, 1])
     torch.testing.assert_close(by_equation, exact)
 
@@ -386,3 +392,258 @@ def test_eq_prior_gap() -> None:
 
     assert abs(gain(q) - kl) < 1e-6
     assert all(gain(Normal(loc, 0.6)) < kl for loc in (0.5, 1.0, 1.5))
+
+
+# --- chapter 2 --------------------------------------------------------------------------------
+
+
+def _codes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four one-dimensional posteriors: points z, log q(z | xₙ), log q(z), and log p(z)."""
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    loc = torch.tensor([-2.0, -1.5, 0.5, 3.0], dtype=torch.float64)
+    scale = torch.tensor([0.4, 0.5, 0.3, 0.6], dtype=torch.float64)
+    each = Normal(loc[:, None], scale[:, None]).log_prob(z)
+    return z, each, each.logsumexp(0) - math.log(4), Normal(0.0, 1.0).log_prob(z)
+
+
+def _integral(log_density: Tensor, value: Tensor, z: Tensor) -> Tensor:
+    return (log_density.exp() * value).sum(-1) * (z[1] - z[0])
+
+
+def test_eq_surgery() -> None:
+    z, each, aggregated, prior = _codes()
+    kl = _integral(each, each - prior, z).mean()
+    information = _integral(each, each - aggregated, z).mean()
+    marginal = _integral(aggregated, aggregated - prior, z)
+    assert abs(float(kl - information - marginal)) < 1e-9
+
+    posterior = GaussianPosterior(torch.nn.Linear(3, 4))
+    vae = VAE(StandardNormal(2), posterior, GaussianLikelihood(torch.nn.Linear(2, 3), 3))
+    x = torch.randn(50, 3)
+    parts = elbo_surgery(vae, x, num_samples=400)
+    base = posterior(x).base_dist
+    exact = kl_divergence(base, Normal(torch.zeros_like(base.loc), 1.0)).sum(-1).mean().detach()
+    assert abs(parts.mutual_information + parts.marginal_kl - float(exact)) < 0.05
+    assert abs(parts.reconstruction - vae.elbo(x, 400).reconstruction.mean().item()) < 0.1
+
+
+def test_eq_mi_bound() -> None:
+    z, each, aggregated, _ = _codes()
+    information = float(_integral(each, each - aggregated, z).mean())
+    assert 0 < information < math.log(4)
+    apart = Normal(torch.tensor([-9.0, -3.0, 3.0, 9.0])[:, None].double(), 0.1).log_prob(z)
+    mixture = apart.logsumexp(0) - math.log(4)
+    assert abs(float(_integral(apart, apart - mixture, z).mean()) - math.log(4)) < 1e-6
+
+
+def test_eq_optimal_prior() -> None:
+    z, each, aggregated, prior = _codes()
+    best = float(_integral(aggregated, aggregated, z))
+    others = [prior, each[0], Normal(0.0, 2.0).log_prob(z), each[:3].logsumexp(0) - math.log(3)]
+    assert all(float(_integral(aggregated, other, z)) < best for other in others)
+    # The average over n of E_q(z|x_n) is the average over q(z).
+    assert abs(float(_integral(each, prior, z).mean() - _integral(aggregated, prior, z))) < 1e-9
+
+
+def test_eq_vampprior() -> None:
+    posterior = GaussianPosterior(torch.nn.Linear(3, 4)).double()
+    start = torch.rand(5, 3, dtype=torch.float64)
+    prior = VampPrior(posterior, start, logits=torch.randn(5, dtype=torch.float64))
+    z = torch.randn(20, 2, dtype=torch.float64)
+    components = posterior(prior.pseudo_inputs)
+    density = sum(
+        weight * components.log_prob(z[:, None].expand(20, 5, 2))[:, k].exp()
+        for k, weight in enumerate(prior.logits.softmax(0))
+    )
+    torch.testing.assert_close(prior().log_prob(z).exp(), density)
+
+
+def test_eq_mixture_product() -> None:
+    z = torch.randn(6, 4, dtype=torch.float64)
+    loc, scale = torch.randn(3, 4, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64) + 0.1
+    square = (((z[:, None] - loc) / scale) ** 2).sum(-1)
+    product = (z**2) @ (scale**-2).T - 2 * z @ (loc / scale**2).T + ((loc / scale) ** 2).sum(-1)
+    torch.testing.assert_close(product, square)
+
+
+# --- chapter 3 --------------------------------------------------------------------------------
+
+
+class _TwoLevels:
+    """A linear-Gaussian model with one number a level, in float64; every part is known."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        torch.manual_seed(0)
+        self.gain, self.lower, self.noise = 0.8, 0.6, 0.5
+        self.w2, self.w1, self.bias = torch.randn(3, 3, dtype=torch.float64)
+        direct = self.w2 + self.gain * self.w1
+        eye = torch.eye(3, dtype=torch.float64)
+        self.covariance = (
+            direct.outer(direct) + self.lower**2 * self.w1.outer(self.w1) + self.noise**2 * eye
+        )
+        marginal = MultivariateNormal(self.bias, self.covariance)
+        self.x = marginal.sample((5,))
+        self.log_p = marginal.log_prob(self.x)
+        project = torch.linalg.solve(self.covariance, direct)
+        self.top_mean = ((self.x - self.bias) @ project)[:, None]
+        self.top_scale = width * (1 - direct @ project).sqrt()
+        self.v = 1 / (1 / self.lower**2 + self.w1 @ self.w1 / self.noise**2)
+        self.width = width
+        self.p2 = _independent(torch.zeros(1).double(), torch.ones(1).double())
+
+    def p1(self, z2: Tensor) -> Independent:
+        return _independent(self.gain * z2, torch.full_like(z2, self.lower))
+
+    def p_x(self, z2: Tensor, z1: Tensor) -> Independent:
+        return Independent(Normal(z2 * self.w2 + z1 * self.w1 + self.bias, self.noise), 1)
+
+    def q2(self) -> Independent:
+        return _independent(self.top_mean, self.top_scale.expand_as(self.top_mean))
+
+    def q1(self, z2: Tensor) -> Independent:
+        by_picture = (self.x - self.bias - z2 * self.w2) @ self.w1 / self.noise**2
+        mean = self.v * (self.gain * z2 / self.lower**2 + by_picture[..., None])
+        return _independent(mean, (self.width * self.v.sqrt()).expand_as(mean))
+
+    def log_weight(self, z2: Tensor, z1: Tensor) -> Tensor:
+        """log p(x | z) + log p(z) − log q(z | x), at z2 and z1 `(..., 5, 1)`."""
+        log_p = self.p2.log_prob(z2) + self.p1(z2).log_prob(z1)
+        log_q = self.q2().log_prob(z2) + self.q1(z2).log_prob(z1)
+        return self.p_x(z2, z1).log_prob(self.x) + log_p - log_q
+
+    def grid(self, half: float = 7.0, steps: int = 561) -> tuple[Tensor, Tensor, Tensor]:
+        """z2 and z1 `(steps², 1, 1)`, and the line that both run over."""
+        line = torch.linspace(-half, half, steps, dtype=torch.float64)
+        z2, z1 = torch.cartesian_prod(line, line)[:, None, :].split(1, dim=-1)
+        return z2, z1, line
+
+    def average(self, log_density: Tensor, values: Tensor, line: Tensor) -> Tensor:
+        """The average over a density on the grid of values there, `(steps², 5)` to `(5,)`."""
+        area = float(line[1] - line[0]) ** 2
+        return (log_density.exp() * values).sum(0) * area
+
+
+class _Function(torch.nn.Module):
+    """A conditional made from a function."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *context: Tensor) -> object:
+        return self.function(*context)
+
+
+def _linear_gaussian(z: Tensor) -> Independent:
+    return _independent(z @ torch.tensor([[0.8, 0.1], [-0.3, 0.5]]).double() + 1, z.exp())
+
+
+def test_eq_hierarchical_prior() -> None:
+    top = GaussianMixture(2, 3).double()
+    prior = HierarchicalPrior(top, _Function(_linear_gaussian))()
+    z2, z1 = torch.randn(7, 2).double(), torch.randn(7, 2).double()
+    by_equation = top().log_prob(z2) + _linear_gaussian(z2).log_prob(z1)
+    torch.testing.assert_close(prior.log_prob(torch.cat([z2, z1], -1)), by_equation)
+    # Summed up over both levels, the density is one.
+    model = _TwoLevels()
+    z2, z1, line = model.grid()
+    log_prior = model.p2.log_prob(z2) + model.p1(z2).log_prob(z1)
+    assert float(model.average(log_prior, torch.ones(1), line)) == pytest.approx(1, abs=1e-9)
+
+
+def test_eq_two_level_marginal() -> None:
+    model = _TwoLevels()
+    z2, z1, line = model.grid()
+    log_prior = model.p2.log_prob(z2) + model.p1(z2).log_prob(z1)
+    likelihood = model.p_x(z2, z1).log_prob(model.x).exp()
+    by_quadrature = model.average(log_prior, likelihood, line).log()
+    torch.testing.assert_close(by_quadrature, model.log_p, atol=1e-8, rtol=0)
+
+
+def test_eq_hierarchical_posterior() -> None:
+    top = GaussianPosterior(torch.nn.Linear(3, 4)).double()
+
+    class Conditional(torch.nn.Module):
+        def forward(self, x: Tensor, z2: Tensor) -> Independent:
+            return _independent(z2 * x[..., :2] + x[..., 1:], torch.ones_like(z2))
+
+    q = HierarchicalPosterior(top, Conditional())(x := torch.randn(5, 3).double())
+    z2, z1 = torch.randn(4, 5, 2).double(), torch.randn(4, 5, 2).double()
+    by_equation = top(x).log_prob(z2) + Conditional()(x, z2).log_prob(z1)
+    torch.testing.assert_close(q.log_prob(torch.cat([z2, z1], -1)), by_equation)
+
+
+def test_eq_two_level_posterior() -> None:
+    model = _TwoLevels()
+    z2, z1 = 3 * torch.randn(2, 50, 5, 1).double()
+    by_bayes = model.log_weight(z2, z1)
+    torch.testing.assert_close(by_bayes, model.log_p.expand(50, 5), atol=1e-9, rtol=1e-9)
+
+
+def test_eq_hierarchical_elbo() -> None:
+    model = _TwoLevels(width=1.4)
+    z2, z1, line = model.grid()
+    log_q = model.q2().log_prob(z2) + model.q1(z2).log_prob(z1)
+    log_prior = model.p2.log_prob(z2) + model.p1(z2).log_prob(z1)
+    by_definition = model.average(log_q, model.log_weight(z2, z1), line)
+    reconstruction = model.average(log_q, model.p_x(z2, z1).log_prob(model.x), line)
+    both = model.average(log_q, log_q - log_prior, line)
+    torch.testing.assert_close(reconstruction - both, by_definition, atol=1e-6, rtol=0)
+    assert bool((by_definition < model.log_p - 0.05).all())
+
+
+def test_eq_kl_levels() -> None:
+    model = _TwoLevels(width=1.4)
+    z2, z1, line = model.grid()
+    log_q = model.q2().log_prob(z2) + model.q1(z2).log_prob(z1)
+    log_prior = model.p2.log_prob(z2) + model.p1(z2).log_prob(z1)
+    both = model.average(log_q, log_q - log_prior, line)
+    top = kl_divergence(model.q2(), _independent(0 * model.top_mean, 1 + 0 * model.top_mean))
+    at = line[:, None, None].expand(-1, 5, 1)
+    given = kl_divergence(model.q1(at), model.p1(at))
+    weight = model.q2().log_prob(at).exp() * float(line[1] - line[0])
+    lower = (weight * given).sum(0)
+    torch.testing.assert_close(top + lower, both, atol=1e-6, rtol=0)
+    # At a fresh z2 the lower level would cost something else.
+    fresh = (model.p2.log_prob(at).exp() * float(line[1] - line[0]) * given).sum(0)
+    assert bool(((lower - fresh).abs() > 0.05).all())
+
+
+def test_eq_from_the_prior() -> None:
+    model, exact = _TwoLevels(width=0.7), _TwoLevels()
+    z2, z1, line = model.grid()
+    log_drawn = model.q2().log_prob(z2) + model.p1(z2).log_prob(z1)
+    value = model.average(log_drawn, model.log_weight(z2, z1), line)
+    at = line[:, None, None].expand(-1, 5, 1)
+    p1 = _independent(model.gain * at, torch.full_like(at, model.lower))
+    excess = kl_divergence(p1, model.q1(at)) - kl_divergence(p1, exact.q1(at))
+    weight = model.q2().log_prob(at).exp() * float(line[1] - line[0])
+    by_equation = model.log_p - kl_divergence(model.q2(), exact.q2()) + (weight * excess).sum(0)
+    torch.testing.assert_close(value, by_equation, atol=1e-6, rtol=0)
+    assert bool((value > model.log_p + 0.1).all()), "it is no lower bound"
+
+
+def test_eq_chain() -> None:
+    first = _independent(torch.randn(5, 1).double(), torch.rand(5, 1).double() + 0.5)
+    chain = Chain(first, lambda a: _independent(torch.cat([a, -a], -1), a.new_ones(2)), 3)
+    z = chain.sample((4,))
+    a, b = z[..., :1], z[..., 1:]
+    by_equation = first.log_prob(a) + Normal(torch.cat([a, -a], -1), 1.0).log_prob(b).sum(-1)
+    assert chain.event_shape == (3,)
+    torch.testing.assert_close(chain.log_prob(z), by_equation)
+    torch.testing.assert_close(sum(chain.log_prob_parts(z)), by_equation)
+
+
+def test_eq_hierarchical_vampprior() -> None:
+    torch.manual_seed(0)
+    posterior = HierarchicalPosterior(
+        GaussianPosterior(torch.nn.Linear(3, 4)).double(), _Function(lambda x, z2: z2)
+    )
+    pseudo, logits = torch.rand(6, 3).double(), torch.randn(6).double()
+    top = VampPrior(posterior.top, pseudo, logits=logits, bounds=None)
+    prior = HierarchicalPrior(top, _Function(_linear_gaussian))()
+    z2, z1 = torch.randn(7, 2).double(), torch.randn(7, 2).double()
+    each = torch.stack([posterior.top(row[None]).log_prob(z2).exp() for row in pseudo])
+    by_equation = (logits.softmax(0)[:, None] * each).sum(0).log()
+    above, _ = prior.log_prob_parts(torch.cat([z2, z1], -1))
+    torch.testing.assert_close(above, by_equation)

@@ -22,6 +22,7 @@ from flowvae_tutorial import (
     mean_and_standard_error,
     prior_gap,
 )
+from flowvae_tutorial.evaluation import elbo_by_level
 
 
 class Affine(nn.Module):
@@ -142,8 +143,9 @@ def test_evaluation_of_an_exact_posterior_is_the_closed_form(
     torch.testing.assert_close(found.nll, -exact.log_p(x), rtol=0, atol=1e-9)
     assert found.elbo == pytest.approx(exact.log_p(x).mean().item(), abs=1e-9)
     # The KL's estimate has a deviation under 2 nats for each of 20 × 2,000 samples.
-    assert found.kl == pytest.approx(exact.kl(x).mean().item(), abs=4 * 2 / 200)
-    assert found.reconstruction == pytest.approx(found.elbo + found.kl, abs=1e-12)
+    (kl,) = found.kl
+    assert kl == pytest.approx(exact.kl(x).mean().item(), abs=4 * 2 / 200)
+    assert found.reconstruction == pytest.approx(found.elbo + kl, abs=1e-12)
     assert found.active.tolist() == [True, True]
 
 
@@ -156,11 +158,99 @@ def test_evaluation_agrees_with_the_models_own_figures(linear_gaussian: Callable
     log_p = exact.vae.log_marginal(x, 500)
     assert found.nll.shape == (300,)
     assert found.nll.mean().item() == pytest.approx(-log_p.mean().item(), abs=0.01)
-    for part, value in [(elbo.reconstruction, found.reconstruction), (elbo.kl, found.kl)]:
+    (kl,) = found.kl
+    for part, value in [(elbo.reconstruction, found.reconstruction), (elbo.kl, kl)]:
         error = (part.var(0) / 50).sum().sqrt().item() / 300
         assert value == pytest.approx(part.mean().item(), abs=4 * math.sqrt(2) * error)
     assert -found.nll.mean() > found.elbo
-    assert isinstance(found.kl, float) and isinstance(found.reconstruction, float)
+    assert isinstance(kl, float) and isinstance(found.reconstruction, float)
+
+
+def test_a_hierarchy_with_exact_posteriors_has_an_exact_bound(
+    two_levels: Callable[..., Any],
+) -> None:
+    exact = two_levels()
+    x = exact.data(30)
+    log_p = exact.log_p(x)
+    bound = exact.vae.elbo(x, 4).value
+    torch.testing.assert_close(bound, log_p.expand(4, 30), rtol=0, atol=1e-9)
+    torch.testing.assert_close(exact.vae.log_marginal(x, 3), log_p, rtol=0, atol=1e-9)
+    reconstruction, kl = elbo_by_level(exact.vae, x, 4)
+    total = reconstruction - kl.sum(0)
+    torch.testing.assert_close(total, log_p.expand(4, 30), rtol=0, atol=1e-9)
+
+
+def test_a_hierarchys_marginal_is_reached_from_wide_posteriors(
+    two_levels: Callable[..., Any],
+) -> None:
+    exact = two_levels(widen=1.3)
+    x = exact.data(20)
+    found, log_p = exact.vae.log_marginal(x, 20_000), exact.log_p(x)
+    assert (exact.vae.elbo(x, 500).value.mean(0) < log_p - 0.05).all()
+    torch.testing.assert_close(found, log_p, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("widen", [1.0, 1.5])
+def test_the_kl_of_each_level_is_the_closed_form(
+    two_levels: Callable[..., Any], widen: float
+) -> None:
+    exact = two_levels(widen=widen)
+    x = exact.data(10)
+    reconstruction, kl = elbo_by_level(exact.vae, x, 10_000)
+    assert (reconstruction.shape, kl.shape) == ((10_000, 10), (2, 10_000, 10))
+    for found, closed in zip(kl, exact.kl(x), strict=True):
+        error = found.std(0) / 100
+        assert ((found.mean(0) - closed).abs() < 4.5 * error).all()
+        assert error.max() < 0.1 < closed.min(), "the check can tell the levels apart"
+    assert (exact.kl(x)[0] - exact.kl(x)[1]).abs().max() > 1
+
+
+def test_levels_sum_to_the_kl_at_the_same_latents(two_levels: Callable[..., Any]) -> None:
+    exact = two_levels(widen=1.5)
+    x, seen = exact.data(10), []
+    exact.vae.likelihood.register_forward_hook(lambda module, inputs, output: seen.append(*inputs))
+    _, kl = elbo_by_level(exact.vae, x, 7)
+    with torch.no_grad():
+        total = exact.vae.posterior(x).log_prob(*seen) - exact.vae.prior().log_prob(*seen)
+    torch.testing.assert_close(kl.sum(0), total, rtol=0, atol=1e-10)
+
+
+def test_a_model_without_levels_has_one(linear_gaussian: Callable[..., Any]) -> None:
+    exact = linear_gaussian(widen=1.5)
+    x = exact.data(5)
+    torch.manual_seed(3)
+    reconstruction, kl = elbo_by_level(exact.vae, x, 4)
+    torch.manual_seed(3)
+    terms = exact.vae.elbo(x, 4)
+    assert kl.shape == (1, 4, 5)
+    torch.testing.assert_close(kl[0], terms.kl)
+    torch.testing.assert_close(reconstruction, terms.reconstruction)
+
+
+@pytest.mark.parametrize(
+    ("x", "says"), [(torch.full((3, 6), math.nan), "NaN"), (torch.zeros(3, 5), "shape")]
+)
+def test_levels_of_bad_data_are_refused(
+    two_levels: Callable[..., Any], x: Tensor, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        elbo_by_level(two_levels().vae, x.double(), 2)
+
+
+def test_evaluation_reports_both_levels_the_top_first(
+    two_levels: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowvae_tutorial.evaluation, "ROWS", 7)
+    exact = two_levels()
+    x = exact.data(20)
+    found = evaluate(exact.vae, x, num_samples=3, elbo_samples=2000)
+    top, lower = found.kl
+    # A deviation under 2 nats a level for each of 20 × 2,000 samples.
+    assert top == pytest.approx(exact.kl(x)[0].mean().item(), abs=4 * 2 / 200)
+    assert lower == pytest.approx(exact.kl(x)[1].mean().item(), abs=4 * 2 / 200)
+    assert found.elbo == pytest.approx(exact.log_p(x).mean().item(), abs=1e-9)
+    assert found.elbo == pytest.approx(found.reconstruction - top - lower, abs=1e-12)
+    assert found.active.shape == (5,)
 
 
 def test_evaluation_builds_no_graph(linear_gaussian: Callable[..., Any]) -> None:

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Categorical,
+    Distribution,
     Independent,
     MixtureSameFamily,
     Normal,
     kl_divergence,
 )
 
-from flowvae_tutorial.exercises import chapter00, chapter01
+from flowvae_tutorial import Chain
+from flowvae_tutorial.exercises import chapter00, chapter01, chapter02, chapter03
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
@@ -280,6 +282,8 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: each_density(z, m, s).sum(1), "shape (5, 4), yours has (5, 3)"),
         (lambda z, m, s: each_density(z, m, s).sum(-1).numpy(), "Return a tensor"),
         (lambda z, m, s: each_density(z, m, s) @ z, "Your function stopped with RuntimeError"),
+        (lambda z, m, s: (z > m).all(-1), "True and False"),
+        (lambda z, m, s: Normal(m, s, validate_args=True).log_prob(z), "torch refuses your scale"),
         (lambda z, m, s: -each_density(z, m, s).sum(-1), "sign is turned"),
         (lambda z, m, s: each_density(z, m, s).mean(-1), "mean over the event"),
         (lambda z, m, s: each_density(z, m, s / 2).sum(-1), "log-variance"),
@@ -289,7 +293,22 @@ def chapter00_mistakes() -> Iterator[Mistake]:
             lambda z, m, s: (Normal(m, s.abs()).log_prob(z) + s.abs().log() - s).sum(-1),
             "divided by log σ",
         ),
+        (
+            lambda z, m, s: (
+                each_density(z, m, s) + 0.5 * (z - m) ** 2 * ((-2 * s).exp() - (-s).exp())
+            ).sum(-1),
+            "divided by σ where σ² belongs",
+        ),
+        (
+            lambda z, m, s: (each_density(z, m, s) - 0.5 * ((z - m) / s.exp()) ** 2).sum(-1),
+            "lacks its factor ½",
+        ),
+        (
+            lambda z, m, s: (each_density(z, m, s) + ((z - m) / s.exp()) ** 2).sum(-1),
+            "square has the wrong sign",
+        ),
         (lambda z, m, s: (each_density(z, m, s) + s).sum(-1), "term with log σ is missing"),
+        (lambda z, m, s: (each_density(z, m, s) + s / 2).sum(-1), "You have ½ log σ"),
         (
             lambda z, m, s: (each_density(z, m, s) + 2 * s).sum(-1),
             "term with log σ has the wrong sign",
@@ -297,6 +316,10 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (
             lambda z, m, s: (each_density(z, m, s) + math.log(2 * math.pi) / 2).sum(-1),
             "constant with 2π",
+        ),
+        (
+            lambda z, m, s: each_density(z, m, s).sum(-1) + math.log(2 * math.pi),
+            "once for the whole event",
         ),
         (lambda z, m, s: each_density(z, m, s).sum(-1).exp(), "its logarithm is asked for"),
         (lambda z, m, s: each_density(z, m, s).sum(-1) + 1, "term by term"),
@@ -309,6 +332,8 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda a: a.logsumexp(1) - math.log(3), "shape (3,), yours has (6,)"),
         (lambda a: a.logsumexp((0, 1)) - math.log(18), "shape (3,), yours has ()"),
         (lambda a: a.mean(0), "mean of the logs"),
+        (lambda a: a.amax(0) > 0, "True and False"),
+        (lambda a: a.logsumexp(0) - math.log(a.shape[1]), "divided by N"),
         (lambda a: a.logsumexp(0), "log of the sum"),
         (lambda a: a.logsumexp(0) / len(a), "divided the logarithm"),
         (lambda a: a.logsumexp(0) + math.log(len(a)), "mind the sign of log S"),
@@ -329,6 +354,8 @@ def chapter00_mistakes() -> Iterator[Mistake]:
     check = chapter00.check_mixture_log_density
     for answer, hint in (
         (lambda z, w, m, s: ..., "Write your answer"),
+        (lambda z, w, m, s: (z > 0).all(-1), "True and False"),
+        (lambda z, w, m, s: Normal(m, s, validate_args=True), "torch refuses your scale"),
         (lambda z, w, m, s: weighted(z, w, m, s), "shape (5,), yours has (5, 4)"),
         (lambda z, w, m, s: weighted(z, w, m, s).logsumexp(0), "shape (5,), yours has (4,)"),
         (
@@ -386,7 +413,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda m, s: gaussian_kl(m, s).sum(0), "shape (5,), yours has (3,)"),
         (lambda m, s: gaussian_kl(m, s).sum(), "shape (5,), yours has ()"),
         (lambda m, s: gaussian_kl(m, s), "shape (5,), yours has (5, 3)"),
-        (lambda m, s: Normal(m, s).log_prob(m), "Your function stopped with ValueError"),
+        (lambda m, s: Normal(m, s).log_prob(m), "torch refuses your scale"),
         (lambda m, s: -gaussian_kl(m, s).sum(-1), "sign is turned"),
         (lambda m, s: gaussian_kl(m, s / 2).sum(-1), "logarithm of the variance"),
         (
@@ -446,10 +473,249 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         yield Mistake(check, answer, hint)
 
 
+def chapter02_mistakes() -> Iterator[Mistake]:
+    check = chapter02.check_mutual_information
+    diagonal = torch.eye(6, dtype=torch.bool)
+    for answer, hint in (
+        (lambda a: ..., "Write your answer"),
+        (lambda a: a.diagonal() - a.logsumexp(1), "shape (), yours has (6,)"),
+        (lambda a: -information(a, 1), "sign is turned"),
+        (lambda a: information(a, 1) - math.log(6), "where is log N"),
+        (lambda a: information(a, 0), "along the wrong axis"),
+        (lambda a: (a.diagonal() - a.mean(1)).mean(), "mean of the logarithms"),
+        (
+            lambda a: (
+                (a.diagonal() - a.masked_fill(diagonal, -math.inf).logsumexp(1)).mean()
+                + math.log(5)
+            ),
+            "own posterior out of the mixture",
+        ),
+        (lambda a: 6 * information(a, 1), "summed over the codes"),
+        (lambda a: (a - a.logsumexp(1, True)).mean() + math.log(6), "averaged over all pairs"),
+        (lambda a: information(a, 1) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter02.check_sample
+    for answer, hint in (
+        (lambda n, w, m, s: None, "Write your answer"),
+        (lambda n, w, m, s: m, "shape (4000, 2), yours has (3, 2)"),
+        (lambda n, w, m, s: torch.normal(m[:n], s[:n]), "shape (4000, 2), yours has (3, 2)"),
+        (lambda n, w, m, s: torch.full((n, 2), math.nan), "NaN or infinite"),
+        (lambda n, w, m, s: torch.randn(n, 2), "come from N(0, I)"),
+        (
+            lambda n, w, m, s: torch.normal(m, s)[
+                Categorical(logits=w).sample((n, 2)), torch.arange(2)
+            ],
+            "a component for each dimension",
+        ),
+        (
+            lambda n, w, m, s: torch.normal(m[torch.arange(n) % 3], s[torch.arange(n) % 3]),
+            "in order",
+        ),
+        (lambda n, w, m, s: gaussians(torch.randint(3, (n,)), m, s), "They have weights"),
+        (
+            lambda n, w, m, s: gaussians(Categorical(logits=-w).sample((n,)), m, s),
+            "come with frequencies",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)), m, 0 * s),
+            "Draw from them",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)), m, s**2),
+            "its standard deviation",
+        ),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def information(log_q: Tensor, axis: int) -> Tensor:
+    return (log_q.diagonal() - log_q.logsumexp(axis)).mean() + math.log(len(log_q))
+
+
+def gaussians(k: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return torch.normal(loc[k], scale[k])
+
+
+def joined_kl(q: Chain, p: Chain, z: Tensor) -> Tensor:
+    """(2, S, N): the log-ratios of both levels."""
+    return torch.stack(q.log_prob_parts(z)) - torch.stack(p.log_prob_parts(z))
+
+
+def top_from_q(q: Chain, p: Chain) -> Chain:
+    return Chain(q.first, p.then, event_size=3)
+
+
+def kl_below_at(q: Chain, p: Chain, size: int, which: str) -> Tensor:
+    """(2, N): the top level right, the lower one with one of its inputs from elsewhere."""
+    z = q.sample((size,))
+    z2, z1 = z[..., :2], z[..., 2:]
+    for_q = q.first.sample((size,)) if which == "q" else z2
+    for_p = p.first.sample((size, 3)) if which == "p" else z2
+    below = q.then(for_q).log_prob(z1) - p.then(for_p).log_prob(z1)
+    return torch.stack([joined_kl(q, p, z)[0], below]).mean(1)
+
+
+def ancestral(
+    z2: Tensor, z1: Tensor, likelihood: Callable[[Tensor], Distribution], mean: bool = False
+) -> Tensor:
+    p_x = likelihood(torch.cat([z2, z1], -1))
+    return p_x.mean if mean else p_x.sample()
+
+
+def chapter03_mistakes() -> Iterator[Mistake]:
+    check = chapter03.check_chain_log_prob
+    for answer, hint in (
+        (lambda z, t, c: ..., "Write your answer"),
+        (lambda z, t, c: torch.stack([t.log_prob(z[..., :2])] * 2), "yours has (2, 5, 4)"),
+        (lambda z, t, c: t.log_prob(z), "Your function stopped with RuntimeError"),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(t.sample()).log_prob(z[..., 2:]),
+            "you draw something",
+        ),
+        (lambda z, t, c: t.log_prob(z[..., :2]), "top level alone"),
+        (lambda z, t, c: c(z[..., :2]).log_prob(z[..., 2:]), "lower level alone"),
+        (
+            lambda z, t, c: t.log_prob(z[..., 2:]) + c(z[..., 2:]).log_prob(z[..., :2]),
+            "took z₁ for z₂",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(z[..., 2:]).log_prob(z[..., 2:]),
+            "z₁ given z₁",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(t.mean).log_prob(z[..., 2:]),
+            "Its centre moves",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + t.log_prob(z[..., 2:]),
+            "density of the top one",
+        ),
+        (
+            lambda z, t, c: -t.log_prob(z[..., :2]) - c(z[..., :2]).log_prob(z[..., 2:]),
+            "sign is turned",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) - c(z[..., :2]).log_prob(z[..., 2:]),
+            "subtracted from the other",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) * c(z[..., :2]).log_prob(z[..., 2:]),
+            "multiplied two logarithms",
+        ),
+        (
+            lambda z, t, c: (t.log_prob(z[..., :2]) + c(z[..., :2]).log_prob(z[..., 2:])) / 2,
+            "mean of the two levels",
+        ),
+        (
+            lambda z, t, c: torch.logaddexp(
+                t.log_prob(z[..., :2]), c(z[..., :2]).log_prob(z[..., 2:])
+            ),
+            "as for a mixture",
+        ),
+        (
+            lambda z, t, c: (t.log_prob(z[..., :2]) + c(z[..., :2]).log_prob(z[..., 2:])).exp(),
+            "its logarithm is asked for",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(z[..., :2]).log_prob(z[..., 2:]),
+            "where does the top level end",
+        ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(z[..., :2]).log_prob(z[..., 2:]) + 1,
+            "term by term",
+        ),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter03.check_kl_by_level
+    for answer, hint in (
+        (lambda q, p, s: None, "Write your answer"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))), "yours has (2, 20000, 3)"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean((1, 2)), "yours has (2,)"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).log().mean(1), "is NaN"),
+        (lambda q, p, s: -joined_kl(q, p, q.sample((s,))).mean(1), "sign is turned"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1).flip(0), "levels are swapped"),
+        (
+            lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1).cumsum(0),
+            "sum of both levels",
+        ),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).sum(1), "summed over the samples"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1) / 2, "divided by the number"),
+        (lambda q, p, s: joined_kl(q, p, p.sample((s, 3))).mean(1), "samples come from the prior"),
+        (lambda q, p, s: -joined_kl(q, p, p.sample((s, 3))).mean(1), "from p to q"),
+        (
+            lambda q, p, s: joined_kl(q, p, top_from_q(q, p).sample((s,))).mean(1),
+            "you drew z₁ from the prior",
+        ),
+        (lambda q, p, s: kl_below_at(q, p, s, which="p"), "prior at a fresh z₂"),
+        (lambda q, p, s: kl_below_at(q, p, s, which="q"), "another z₂ than its own"),
+        (
+            lambda q, p, s: -torch.stack(p.log_prob_parts(q.sample((s,)))).mean(1),
+            "own density is missing",
+        ),
+        (
+            lambda q, p, s: torch.stack(q.log_prob_parts(q.sample((s,)))).mean(1),
+            "The prior is missing",
+        ),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1) + 1, "Which z stands where"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter03.check_ancestral
+    for answer, hint in (
+        (lambda t, c, d, n: ..., "Write your answer"),
+        (lambda t, c, d, n: d(t.sample((n,))), "Return a tensor"),
+        (lambda t, c, d, n: c(t.sample((n,))).sample(), "yours has (20000, 1)"),
+        (lambda t, c, d, n: torch.full((n, 2), math.nan), "not finite"),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).sample(), d, mean=True),
+            "means of the likelihood",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).mean, d),
+            "at its conditional mean",
+        ),
+        (
+            lambda t, c, d, n: ancestral(t.sample((n,)), c(t.sample((n,))).sample(), d),
+            "z₁ and z₂ are independent",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample((n,)), torch.randn_like(z), d),
+            "Your z₁ comes from N(0, I)",
+        ),
+        (
+            lambda t, c, d, n: ancestral(t.sample((n,)), t.sample((n,)), d),
+            "Both levels come from the top prior",
+        ),
+        (
+            lambda t, c, d, n: ancestral(c(z := t.sample((n,))).sample(), z, d),
+            "the wrong way round",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.mean.expand(n, 1), c(z).sample(), d),
+            "Every sample has the same z₂",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := torch.randn(n, 1).double(), c(z).sample(), d),
+            "Your z₂ comes from N(0, I)",
+        ),
+        (lambda t, c, d, n: ancestral(z := t.sample((n,)), z, d), "where is z₁ drawn"),
+        (
+            lambda t, c, d, n: 2 * ancestral(z := t.sample((n,)), c(z).sample(), d),
+            "Go down the chain",
+        ),
+    ):
+        yield Mistake(check, answer, hint)
+
+
 # A chapter's mistakes are one function above and one entry here.
 MISTAKES = [
     *chapter00_mistakes(),
     *chapter01_mistakes(),
+    *chapter02_mistakes(),
+    *chapter03_mistakes(),
 ]
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 import flowvae_tutorial.__main__ as command_line
 from flowvae_tutorial import VAE, build
 from flowvae_tutorial.data import DATA_SETS, Data, load
-from flowvae_tutorial.models import MODELS
+from flowvae_tutorial.models import BOOK_MODELS, MODELS
 from flowvae_tutorial.records import read_records
 from flowvae_tutorial.training import load_whole
 
@@ -212,6 +212,11 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def test_active_units_are_counted_of_both_levels(command: Command) -> None:
+    out = command(TRAIN + " --model hvae").out
+    assert re.search(r"active units +[0-4] of 4\n", out)
+
+
 def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(
     command: Command, tmp_path: Path
 ) -> None:
@@ -247,7 +252,7 @@ def test_ctrl_c_during_the_evaluation_says_how_to_go_on_too(
 
 # --- reproduce and report ---------------------------------------------------------------------
 
-NAMES = [f"rings-{model}-seed{seed}.json" for model in MODELS for seed in (0, 1)]
+NAMES = [f"rings-{model}-seed{seed}.json" for model in BOOK_MODELS for seed in (0, 1)]
 
 
 def same_figures(one: Path, other: Path) -> bool:
@@ -265,10 +270,10 @@ def test_reproduce_writes_a_record_a_run_and_does_nothing_twice(
     assert outcome.code == 0
     assert sorted(f.name for f in (tmp_path / "results").iterdir()) == sorted(NAMES)
     assert {(r["model"], r["seed"]) for r in read_records(tmp_path / "results")} == {
-        (model, seed) for model in MODELS for seed in (0, 1)
+        (model, seed) for model in BOOK_MODELS for seed in (0, 1)
     }
-    table = outcome.out.splitlines()[-len(MODELS) :]
-    assert [line.split(" | ")[:2] for line in table] == [[f"| rings-{m}", "2"] for m in MODELS]
+    table = [line.split(" | ")[:2] for line in outcome.out.splitlines()[-len(BOOK_MODELS) :]]
+    assert table == [[f"| rings-{model}", "2"] for model in sorted(BOOK_MODELS)]
 
     before = files(tmp_path)
     again = command(REPRODUCE)
@@ -313,7 +318,7 @@ def test_reproduce_runs_every_beta_with_its_own_record(command: Command, tmp_pat
 
 
 def test_report_prints_both_tables(command: Command) -> None:
-    command(REPRODUCE)
+    command(REPRODUCE + " --models gaussian,mixture")
     outcome = command("report --results results")
     assert (outcome.code, outcome.err) == (0, "")
     first, second = outcome.out.strip().split("\n\n")

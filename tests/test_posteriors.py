@@ -1,12 +1,20 @@
-"""GaussianPosterior: what it reads from its network."""
+"""Posteriors: what they read from their networks, and how two levels are one."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from flowvae_tutorial import GaussianPosterior, InputError, rsample_and_log_prob
+from flowvae_tutorial import (
+    GaussianPosterior,
+    HierarchicalPosterior,
+    InputError,
+    rsample_and_log_prob,
+)
+from flowvae_tutorial.networks import TwoInputs, mlp
 
 X = torch.tensor([[1.0, -2.0, 0.5, -1.0], [0.0, 3.0, -0.5, 0.25]], dtype=torch.float64)
 
@@ -50,3 +58,72 @@ def test_a_network_with_odd_output_is_refused(features: int) -> None:
     message = rf"\A[^\n]*network gives {features} numbers; it must give 2D[^\n]*\Z"
     with pytest.raises(InputError, match=message):
         GaussianPosterior(Odd())(X)
+
+
+# --- two levels -------------------------------------------------------------------------------
+
+
+def hierarchy() -> HierarchicalPosterior:
+    """Two latents above three, for four numbers."""
+    both = TwoInputs(mlp(4, (), 5), mlp(2, (), 5), mlp(10, (), 6))
+    return HierarchicalPosterior(GaussianPosterior(mlp(4, (8,), 4)), GaussianPosterior(both))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 5)])
+def test_hierarchical_posterior_is_one_vector_of_both_levels(shape: tuple[int, ...]) -> None:
+    q_z = hierarchy()(torch.randn(7, 4))
+    assert (q_z.batch_shape, q_z.event_shape) == ((7,), (5,))
+    z, log_q = rsample_and_log_prob(q_z, shape)
+    assert (z.shape, log_q.shape) == ((*shape, 7, 5), (*shape, 7))
+    assert q_z.sample(shape).shape == z.shape
+    assert q_z.mean.shape == (7, 5)
+    torch.testing.assert_close(q_z.log_prob(z), log_q)
+
+
+def test_the_lower_level_sees_the_picture_and_the_top_latent() -> None:
+    posterior, x = hierarchy().double(), X
+    z = torch.randn(5, 2, 5, dtype=torch.float64)
+    top, lower = posterior(x).log_prob_parts(z)
+    torch.testing.assert_close(top, posterior.top(x).log_prob(z[..., :2]))
+    for sample, found in zip(z, lower, strict=True):
+        expected = posterior.conditional(x, sample[:, :2]).log_prob(sample[:, 2:])
+        torch.testing.assert_close(found, expected)
+    other_x, other_top = posterior(x.flip(0)), z.clone()
+    other_top[..., :2] += 1
+    assert ((other_x.log_prob_parts(z)[1] - lower).abs() > 1e-6).all()
+    assert ((posterior(x).log_prob_parts(other_top)[1] - lower).abs() > 1e-6).all()
+
+
+def test_the_picture_is_encoded_once_for_all_samples() -> None:
+    posterior, rows = hierarchy(), []
+    for net in (posterior.top.net, posterior.conditional.net.first):
+        net.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape))
+    posterior(torch.randn(7, 4))  # The first call also finds out the size of the lower level.
+    rows.clear()
+    rsample_and_log_prob(posterior(torch.randn(7, 4)), (50,))
+    assert rows == [(7, 4), (7, 4)]
+
+
+def test_finding_out_the_size_leaves_the_random_state() -> None:
+    posterior, state = hierarchy(), torch.get_rng_state()
+    posterior(torch.randn(7, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_gradient_reaches_every_parameter_of_both_levels() -> None:
+    posterior = hierarchy()
+    z, _ = rsample_and_log_prob(posterior(X.float()), (5,))
+    # By the lower latent alone: the top one learns through it.
+    z[..., 2:].square().sum().backward()
+    for name, parameter in posterior.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_hierarchical_posterior_can_be_copied_and_stored(used: bool) -> None:
+    posterior = hierarchy()
+    if used:
+        posterior(X.float())
+    z = torch.randn(2, 5)
+    for clone in (copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior))):
+        torch.testing.assert_close(clone(X.float()).log_prob(z), posterior(X.float()).log_prob(z))

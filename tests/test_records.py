@@ -40,7 +40,7 @@ def made() -> Record:
     data = replace(
         rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:30]
     )
-    sizes = Sizes(latent=2, hidden=(8,), components=3)
+    sizes = Sizes(latent=2, hidden=(8,), components=3, pseudo_inputs=4)
     vae = build("gaussian", data, sizes)
     history = fit(vae, data, epochs=2, seed=7)
     before = torch.get_rng_state()
@@ -73,7 +73,9 @@ def test_a_record_says_what_the_run_was(record: Record) -> None:
         "model": "gaussian", "data": "rings", "seed": 7, "beta": 1, "epochs": 2,
         "commit": "abc1234",
     }  # fmt: skip
-    assert record["sizes"] == {"latent": 2, "hidden": [8], "components": 3}
+    assert record["sizes"] == {
+        "latent": 2, "hidden": [8], "components": 3, "pseudo_inputs": 4,
+    }  # fmt: skip
     assert (record["num_test"], record["num_samples"]) == (30, 20)
     assert record["best_epoch"] in (1, 2)
     assert record["device"] and record["torch"] == torch.__version__

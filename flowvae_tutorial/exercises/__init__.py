@@ -44,13 +44,20 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
     try:
         value = answer(*arguments)
     except Exception as error:  # whatever a reader's first try raises
+        if "Expected parameter scale" in str(error):
+            raise Hint(
+                "torch refuses your scale, because a standard deviation must be positive. What "
+                "do you have to do to log σ first?"
+            ) from error
         # The first line: torch adds whole tensors to some of its messages.
         reason = str(error).partition("\n")[0]
         raise Hint(f"Your function stopped with {type(error).__name__}: {reason}") from error
     if value is None or value is Ellipsis:
-        raise Hint("Write your answer in place of the dots and run the cell again.")
+        raise Hint("Write your answer in place of the dots.")
     if not isinstance(value, Tensor):
         raise Hint(f"Return a tensor; your function returned {type(value).__name__}.")
+    if value.dtype == torch.bool:
+        raise Hint("Your tensor holds True and False; numbers are asked for.")
     if tuple(value.shape) != shape:
         help_on = (
             "Which axis do you sum over?" if shape else "One number is asked for: take the mean."

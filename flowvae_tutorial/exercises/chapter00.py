@@ -11,14 +11,14 @@ from . import Hint, ask, close, exercise, refuse
 Answer = Callable[..., Tensor]
 
 
-def _gaussian(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def _gaussian(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """Log-density of each number by itself, in the shape of z."""
-    standardised = (z - mean) * (-log_scale).exp()
+    standardised = (z - loc) * (-log_scale).exp()
     return -0.5 * standardised**2 - log_scale - 0.5 * math.log(2 * math.pi)
 
 
-def _mixture(z: Tensor, log_weights: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    whole = _gaussian(z[:, None], mean, log_scale).sum(-1)
+def _mixture(z: Tensor, log_weights: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    whole = _gaussian(z[:, None], loc, log_scale).sum(-1)
     return (log_weights + whole).logsumexp(-1)
 
 
@@ -27,16 +27,17 @@ def check_gaussian_log_density(answer: Answer) -> None:
     """Check a diagonal Gaussian's log-density.
 
     Args:
-        answer: takes z `(S, N, D)`, mean `(N, D)` and log-scale `(N, D)`; returns `(S, N)`.
+        answer: takes z `(S, N, D)`, loc `(N, D)` and log-scale `(N, D)`; returns `(S, N)`.
     """
     random = torch.Generator().manual_seed(0)
-    z, mean, log_scale = (
+    z, loc, log_scale = (
         torch.randn(shape, generator=random) for shape in [(5, 4, 3), (4, 3), (4, 3)]
     )
-    each = _gaussian(z, mean, log_scale)
+    each = _gaussian(z, loc, log_scale)
     constant = 0.5 * 3 * math.log(2 * math.pi)
-    squares = each.sum(-1) + log_scale.sum(-1) + constant
-    value = ask(answer, z, mean, log_scale, shape=(5, 4))
+    width = log_scale.sum(-1)
+    squares = each.sum(-1) + width + constant
+    value = ask(answer, z, loc, log_scale, shape=(5, 4))
     if value.isnan().any():
         raise Hint(
             "Your log-density is NaN. A log-scale can be negative, a standard deviation cannot: "
@@ -53,30 +54,49 @@ def check_gaussian_log_density(answer: Answer) -> None:
                 "independent numbers multiply.",
             ),
             (
-                _gaussian(z, mean, log_scale / 2).sum(-1),
+                _gaussian(z, loc, log_scale / 2).sum(-1),
                 "You read log σ as a log-variance: the spread used is √σ. The book's log-scale is "
                 "the logarithm of the standard deviation.",
             ),
             (
-                _gaussian(z, mean, 2 * log_scale).sum(-1),
+                _gaussian(z, loc, 2 * log_scale).sum(-1),
                 "The variance stands where the standard deviation belongs: the spread used is σ².",
             ),
             (
-                (-0.5 * ((z - mean) / log_scale) ** 2 - log_scale).sum(-1) - constant,
+                (-0.5 * ((z - loc) / log_scale) ** 2 - log_scale).sum(-1) - constant,
                 "You divided by log σ: the distance from the mean is measured in units of σ.",
+            ),
+            (
+                (-0.5 * (z - loc) ** 2 / log_scale.exp()).sum(-1) - width - constant,
+                "The squared distance is divided by σ where σ² belongs.",
+            ),
+            (2 * squares - width - constant, "The square lacks its factor ½."),
+            (
+                -squares - width - constant,
+                "The square has the wrong sign: your density rises with the distance from the "
+                "mean.",
             ),
             (
                 squares - constant,
                 "The term with log σ is missing. A wide Gaussian spreads the same mass thinner.",
             ),
             (
-                squares + log_scale.sum(-1) - constant,
+                squares - width / 2 - constant,
+                "You have ½ log σ: the ½ belongs to log σ², which is twice log σ.",
+            ),
+            (
+                squares + width - constant,
                 "The term with log σ has the wrong sign: a wide Gaussian must be lower at its "
                 "mean than a narrow one.",
             ),
             (
                 each.sum(-1) + constant,
                 "The constant with 2π is missing: your density does not integrate to one.",
+            ),
+            (
+                squares - width - constant / 3,
+                "The constant is there once for the whole event. Each of the D numbers brings its "
+                "own.",
             ),
             (each.sum(-1).exp(), "This is the density; its logarithm is asked for."),
         ],
@@ -102,6 +122,10 @@ def check_log_mean_exp(answer: Answer) -> None:
                 a.mean(0),
                 "This is the mean of the logs. The log of the mean is asked for, and it is "
                 "never lower.",
+            ),
+            (
+                total - math.log(3),
+                "You divided by N, the number of columns. The mean is over the samples.",
             ),
             (total, "This is the log of the sum. How many terms has the mean?"),
             (
@@ -159,15 +183,15 @@ def check_mixture_log_density(answer: Answer) -> None:
             `(N,)`.
     """
     random = torch.Generator().manual_seed(0)
-    z, logits, mean, log_scale = (
+    z, logits, loc, log_scale = (
         torch.randn(shape, generator=random) for shape in [(5, 2), (4,), (4, 2), (4, 2)]
     )
     weights = logits.log_softmax(0)
-    each = _gaussian(z[:, None], mean, log_scale)
+    each = _gaussian(z[:, None], loc, log_scale)
     whole = each.sum(-1)
-    target = _mixture(z, weights, mean, log_scale)
+    target = _mixture(z, weights, loc, log_scale)
     refuse(
-        ask(answer, z, logits, mean, log_scale, shape=(5,)),
+        ask(answer, z, logits, loc, log_scale, shape=(5,)),
         target,
         [
             (
@@ -182,11 +206,11 @@ def check_mixture_log_density(answer: Answer) -> None:
                 "component as a whole.",
             ),
             (
-                _mixture(z, logits, mean, log_scale),
+                _mixture(z, logits, loc, log_scale),
                 "The logits are not log-weights yet: their exponentials do not sum to one.",
             ),
             (
-                _mixture(z, logits.softmax(0), mean, log_scale),
+                _mixture(z, logits.softmax(0), loc, log_scale),
                 "A weight multiplies a density. What stands beside a log-density is the weight's "
                 "logarithm.",
             ),
@@ -195,7 +219,7 @@ def check_mixture_log_density(answer: Answer) -> None:
                 "The densities are summed without weights: your mixture has a mass of K.",
             ),
             (
-                _mixture(z, torch.zeros(4) - math.log(4), mean, log_scale),
+                _mixture(z, torch.zeros(4) - math.log(4), loc, log_scale),
                 "All components weigh the same here. Where do the logits come in?",
             ),
             (
@@ -212,11 +236,11 @@ def check_mixture_log_density(answer: Answer) -> None:
                 "This takes a mean over the event. A log-density is summed over it.",
             ),
             (
-                _mixture(z, weights, mean, log_scale / 2),
+                _mixture(z, weights, loc, log_scale / 2),
                 "You read log σ as a log-variance: the spread used is √σ.",
             ),
             (
-                _mixture(z, weights, mean, 2 * log_scale),
+                _mixture(z, weights, loc, 2 * log_scale),
                 "The variance stands where the standard deviation belongs: the spread used is σ².",
             ),
             (-target, "The sign is turned: near a component's mean the density is higher."),
@@ -226,7 +250,7 @@ def check_mixture_log_density(answer: Answer) -> None:
     far, same = z + 200, torch.zeros(4, 2)
     # There each density underflows to zero, its logarithm does not.
     if not close(
-        ask(answer, far, logits, mean, same, shape=(5,)), _mixture(far, weights, mean, same)
+        ask(answer, far, logits, loc, same, shape=(5,)), _mixture(far, weights, loc, same)
     ):
         raise Hint(
             "Right near the components. Far from all of them the densities underflow to zero: "

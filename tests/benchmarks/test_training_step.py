@@ -16,15 +16,13 @@ gates as two products each, as its users would write them.
 
 import statistics
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
+from common import BATCH, HIDDEN, LATENT, LR, PIXELS, Decoder, Encoder, Network, Step, images
 from pytest_benchmark.fixture import BenchmarkFixture
 from pythae.models import VAE as PythaeVAE
 from pythae.models import VAEConfig
-from pythae.models.base.base_utils import ModelOutput
-from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
 from flowvae_tutorial import (
@@ -36,12 +34,8 @@ from flowvae_tutorial import (
     mlp,
 )
 
-PIXELS, HIDDEN, LATENT, BATCH, LR = 784, (300, 300), 40, 100, 5e-4
 ROUNDS, STEPS = 60, 8
 AT_MOST = 0.75
-
-Step = Callable[[], object]
-Network = Callable[..., nn.Module]
 
 
 class TwoProductGate(nn.Module):
@@ -60,25 +54,6 @@ def two_product_mlp(in_features: int, hidden: tuple[int, ...], out_features: int
         layers.append(TwoProductGate(in_features, width))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
-
-
-class Encoder(BaseEncoder):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> ModelOutput:
-        mean, log_variance = self.net(x).chunk(2, dim=-1)
-        return ModelOutput(embedding=mean, log_covariance=log_variance)
-
-
-class Decoder(BaseDecoder):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor) -> ModelOutput:
-        return ModelOutput(reconstruction=self.net(z).sigmoid())
 
 
 def our_step(x: Tensor, network: Network = gated_mlp) -> Step:
@@ -133,8 +108,7 @@ def test_a_training_step_takes_at_most_three_quarters_of_pythae_s_cpu_time(
 ) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    # As many pixels are on as in MNIST.
-    x = torch.bernoulli(torch.full((BATCH, PIXELS), 0.13))
+    x = images()
     ours, theirs = our_step(x), pythae_step(x)
     others = {
         "ours, plain layers": our_step(x, mlp),

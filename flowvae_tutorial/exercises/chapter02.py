@@ -1,0 +1,91 @@
+"""Checks of the exercises of chapter 2, the VampPrior."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import Hint, ask, exercise, refuse
+
+
+@exercise("2.1")
+def check_mutual_information(answer: Callable[[Tensor], Tensor]) -> None:
+    """Check the mutual information of code and index.
+
+    Args:
+        answer: takes log q(zₙ | xₘ) in row n and column m, `(N, N)`; returns `()`.
+    """
+    random = torch.Generator().manual_seed(0)
+    log_q = torch.randn(6, 6, dtype=torch.float64, generator=random) - 2 + 3 * torch.eye(6)
+    own, mixture = log_q.diagonal(), log_q.logsumexp(1) - math.log(6)
+    others = log_q.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf).logsumexp(1)
+    target = (own - mixture).mean()
+    refuse(
+        ask(answer, log_q, shape=()).double(),
+        target,
+        [
+            (-target, "The sign is turned: mutual information is never negative."),
+            (
+                (own - log_q.logsumexp(1)).mean(),
+                "You summed over the pictures. The aggregated posterior is a mean: where is log N?",
+            ),
+            (
+                (own - log_q.logsumexp(0) + math.log(6)).mean(),
+                "You mixed along the wrong axis. One code, all pictures: which index runs?",
+            ),
+            (
+                (own - log_q.mean(1)).mean(),
+                "You took the mean of the logarithms. The mixture is a mean of densities.",
+            ),
+            (
+                (own - others + math.log(5)).mean(),
+                "You left the picture's own posterior out of the mixture. It belongs to q(z).",
+            ),
+            ((own - mixture).sum(), "You summed over the codes. A mean is asked for."),
+            (
+                (log_q - mixture[:, None]).mean(),
+                "You averaged over all pairs. Code n was drawn from the posterior of picture n.",
+            ),
+        ],
+    )
+
+
+@exercise("2.2")
+def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Check samples of a mixture of Gaussians.
+
+    Args:
+        answer: takes n, log-weights `(K,)`, means and scales `(K, D)`; returns `(n, D)`.
+    """
+    n, weights = 4000, torch.tensor([0.5, 0.3, 0.2])
+    loc = torch.tensor([[0.0, 10.0], [20.0, 30.0], [40.0, 50.0]])
+    scale = torch.tensor([[0.5, 0.5], [0.5, 2.0], [0.5, 0.5]])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # Unnormalised, as learned log-weights are.
+        z = ask(answer, n, weights.log() + 1, loc, scale, shape=(n, 2)).float()
+    if not z.isfinite().all():
+        raise Hint("Some samples are NaN or infinite.")
+    # Components lie so far apart that each number tells which one it came from.
+    nearest = (z[:, None] - loc).abs().argmin(dim=1)
+    if (z - torch.randn(n, 2)).abs().max() < 8:
+        raise Hint("Your samples lie around 0: they come from N(0, I), which is not the prior.")
+    if (nearest[:, 0] != nearest[:, 1]).float().mean() > 0.05:
+        raise Hint("You drew a component for each dimension. One component draws the whole vector.")
+    share = nearest[:, 0].bincount(minlength=3) / n
+    if (nearest[:-3, 0] == nearest[3:, 0]).all():
+        raise Hint("You go through the components in order. Draw each one by its weight.")
+    if (share - 1 / 3).abs().max() < 0.04:
+        raise Hint("Your components come equally often. They have weights.")
+    if (share - weights).abs().max() > 0.04:
+        raise Hint(
+            f"The weights are {[0.5, 0.3, 0.2]}, and your components come with frequencies "
+            f"{[round(value, 2) for value in share.tolist()]}."
+        )
+    inside = z - loc[nearest[:, 0]]
+    spread = torch.stack([inside[nearest[:, 0] == k].std(0) for k in range(3)])
+    if (spread < 0.01).all():
+        raise Hint("You return the means of the components. Draw from them.")
+    if not torch.allclose(spread, scale, rtol=0.15):
+        raise Hint("The spread inside a component is wrong: scale is its standard deviation.")

@@ -1,0 +1,311 @@
+"""Checks of the exercises of chapter 3, the hierarchical VampPrior."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from ..distributions import Chain
+from . import Hint, ask, exercise, refuse
+
+Conditional = Callable[[Tensor], Distribution]
+
+
+def _numbers(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _gaussian(loc: Tensor, scale: float | Tensor) -> Distribution:
+    return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def _seeded(answer: Callable[..., Tensor], *arguments: object, shape: tuple[int, ...]) -> Tensor:
+    """The answer with the same random numbers at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ask(answer, *arguments, shape=shape).double()
+
+
+# --- 3.1 --------------------------------------------------------------------------------------
+
+
+def _levels(first: int, second: int) -> tuple[Tensor, Distribution, Conditional]:
+    """Both levels z `(5, 4, first + second)`, p(z₂) and p(z₁ | z₂)."""
+    weight, bias = _numbers(first, second, seed=2), _numbers(second, seed=3)
+    top = _gaussian(_numbers(first, seed=1), 1.5)
+    return (
+        _numbers(5, 4, first + second, seed=4),
+        top,
+        lambda z2: _gaussian(z2 @ weight + bias, 0.7),
+    )
+
+
+def _parts(z: Tensor, top: Distribution, conditional: Conditional) -> tuple[Tensor, Tensor]:
+    size = top.event_shape[0]
+    z2, z1 = z[..., :size], z[..., size:]
+    return top.log_prob(z2), conditional(z2).log_prob(z1)
+
+
+@exercise("3.1")
+def check_chain_log_prob(
+    answer: Callable[[Tensor, Distribution, Conditional], Tensor],
+) -> None:
+    """Check the log-density of a two-level prior.
+
+    Args:
+        answer: takes z = [z₂, z₁] `(S, N, D₂ + D₁)`, the distribution p(z₂), and a function from
+            z₂ to p(z₁ | z₂); returns `(S, N)`.
+    """
+    z, top, conditional = _levels(2, 2)
+    above, below = _parts(z, top, conditional)
+    front, back = z[..., :2], z[..., 2:]
+    value = ask(answer, z, top, conditional, shape=(5, 4)).double()
+    if not torch.equal(value, ask(answer, z, top, conditional, shape=(5, 4)).double()):
+        raise Hint(
+            "Two calls with the same z give different numbers: you draw something. Both levels "
+            "are in z already, and the lower one belongs to that z₂ and to no fresh one."
+        )
+    refuse(
+        value,
+        above + below,
+        [
+            (above, "This is the top level alone. What does z₁ cost, given z₂?"),
+            (below, "This is the lower level alone. How probable is z₂ itself?"),
+            (
+                top.log_prob(back) + conditional(back).log_prob(front),
+                "You took z₁ for z₂: the top level comes first in the vector.",
+            ),
+            (
+                above + conditional(back).log_prob(back),
+                "The conditional was asked about z₁ given z₁. It is to be given the top level.",
+            ),
+            (
+                above + conditional(top.mean).log_prob(back),
+                "The lower level was centred by the mean of p(z₂). Its centre moves with z₂.",
+            ),
+            (
+                above + top.log_prob(back),
+                "Both levels have the density of the top one. The lower level has its own.",
+            ),
+            (-above - below, "The sign is turned: a log-density is asked for, not a cost."),
+            (
+                above - below,
+                "One level is subtracted from the other. Densities multiply along a chain.",
+            ),
+            (
+                above * below,
+                "You multiplied two logarithms. It is the densities that multiply.",
+            ),
+            ((above + below) / 2, "This is a mean of the two levels. What does a chain do?"),
+            (
+                torch.logaddexp(above, below),
+                "You added the densities, as for a mixture. In a chain they multiply.",
+            ),
+            ((above + below).exp(), "This is the density; its logarithm is asked for."),
+        ],
+    )
+    z, top, conditional = _levels(1, 3)
+    target = sum(_parts(z, top, conditional), torch.zeros(()))
+    uneven = "Right where both levels are of one size. Here the top has 1 number and the lower 3"
+    try:
+        refuse(ask(answer, z, top, conditional, shape=(5, 4)).double(), target, [])
+    except Hint as error:
+        raise Hint(f"{uneven}: where does the top level end?") from error
+
+
+# --- 3.2 --------------------------------------------------------------------------------------
+
+SAMPLES = 20_000
+
+
+def _near(value: Tensor, target: Tensor, tolerance: float = 0.1) -> bool:
+    return bool(((value - target).abs() <= tolerance * target.abs().clamp(min=1)).all())
+
+
+def _refuse_estimate(
+    value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]], hint: str
+) -> None:
+    """`refuse` for an estimate from samples, which hits nothing exactly."""
+    if _near(value, target):
+        return
+    for wrong, known in mistakes:
+        if _near(value, wrong):
+            raise Hint(known)
+    raise Hint(hint)
+
+
+def _chains() -> tuple[Chain, Chain]:
+    """q(z | x) for three pictures, and p(z): two numbers at the top, one below."""
+    loc = torch.tensor([[0.5, -1.0], [1.0, 0.3], [-0.8, 0.6]], dtype=torch.float64)
+    shift = torch.tensor([[0.6], [-0.4], [1.0]], dtype=torch.float64)
+    sum_q = torch.tensor([[0.3], [0.8]], dtype=torch.float64)
+    sum_p = torch.tensor([[1.2], [-0.7]], dtype=torch.float64)
+    q = Chain(_gaussian(loc, 0.5), lambda z2: _gaussian(z2 @ sum_q + shift, 0.6), 3)
+    zero = torch.zeros(2, dtype=torch.float64)
+    p = Chain(_gaussian(zero, torch.ones_like(zero)), lambda z2: _gaussian(z2 @ sum_p, 1.0), 3)
+    return q, p
+
+
+def _log_ratios(q: Chain, p: Chain, z: Tensor) -> Tensor:
+    return torch.stack(q.log_prob_parts(z)) - torch.stack(p.log_prob_parts(z))
+
+
+def _kl_mistakes(q: Chain, p: Chain) -> tuple[Tensor, list[tuple[Tensor, str]]]:
+    z = q.sample((SAMPLES,))
+    z2, z1 = z[..., :2], z[..., 2:]
+    ratios = _log_ratios(q, p, z)
+    target = ratios.mean(1)
+    from_p = p.sample((SAMPLES, 3))
+    below_from_p = torch.cat([z2, p.then(z2).sample()], dim=-1)
+    fresh = from_p[..., :2]
+    against_fresh = q.then(z2).log_prob(z1) - p.then(fresh).log_prob(z1)
+    both_fresh = q.then(q.first.sample((SAMPLES,))).log_prob(z1) - p.then(z2).log_prob(z1)
+    return target, [
+        (-target, "The sign is turned: a KL divergence is never negative, and yours are."),
+        (target.flip(0), "The two levels are swapped: the top one comes first."),
+        (
+            torch.stack([target[0], target.sum(0)]),
+            "Your second row is the sum of both levels. What does the lower one cost by itself?",
+        ),
+        (
+            ratios.sum(1),
+            "You summed over the samples. More of them should estimate the same number better.",
+        ),
+        (target / 2, "You divided by the number of levels. Each level has its own account."),
+        (
+            _log_ratios(q, p, from_p).mean(1),
+            "Your samples come from the prior. The divergence averages over q.",
+        ),
+        (
+            -_log_ratios(q, p, from_p).mean(1),
+            "This is the divergence from p to q. The other way round, please.",
+        ),
+        (
+            _log_ratios(q, p, below_from_p).mean(1),
+            "The top level is right. For the lower one you drew z₁ from the prior: it has to come "
+            "from q.",
+        ),
+        (
+            torch.stack([target[0], against_fresh.mean(0)]),
+            "The top level is right. The lower one is compared with the prior at a fresh z₂. Both "
+            "q and p of z₁ belong to the one z₂ that was drawn from q.",
+        ),
+        (
+            torch.stack([target[0], both_fresh.mean(0)]),
+            "The top level is right. In the lower one, the z₁ that you drew is judged by q at "
+            "another z₂ than its own.",
+        ),
+        (
+            -torch.stack(p.log_prob_parts(z)).mean(1),
+            "The posterior's own density is missing from both levels.",
+        ),
+        (
+            torch.stack(q.log_prob_parts(z)).mean(1),
+            "The prior is missing from both levels.",
+        ),
+    ]
+
+
+@exercise("3.2")
+def check_kl_by_level(answer: Callable[[Chain, Chain, int], Tensor]) -> None:
+    """Check the KL term of each level, estimated from samples.
+
+    Args:
+        answer: takes q(z | x) and p(z), both a `Chain`, and a number of samples; returns
+            `(2, N)`, the top level first.
+    """
+    q, p = _chains()
+    value = _seeded(answer, q, p, SAMPLES, shape=(2, 3))
+    if value.isnan().any():
+        raise Hint("Your result is NaN. Did you take the logarithm of a logarithm?")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        target, mistakes = _kl_mistakes(q, p)
+    first, last = target[0, 0].item(), target[1, 0].item()
+    _refuse_estimate(
+        value,
+        target,
+        mistakes,
+        f"For the first picture the two should be about {first:.1f} and {last:.1f} nats, yours "
+        f"are {value[0, 0].item():.1f} and {value[1, 0].item():.1f}. Which z stands where?",
+    )
+
+
+# --- 3.3 --------------------------------------------------------------------------------------
+
+
+def _moments(mean: Sequence[float], variance: Sequence[float], covariance: float) -> Tensor:
+    return torch.tensor([*mean, *variance, covariance], dtype=torch.float64)
+
+
+@exercise("3.3")
+def check_ancestral(
+    answer: Callable[[Distribution, Conditional, Conditional, int], Tensor],
+) -> None:
+    """Check samples of a two-level model by their mean and covariance.
+
+    Args:
+        answer: takes the distribution p(z₂), a function from z₂ to p(z₁ | z₂), a function from
+            [z₂, z₁] to p(x | z), and n; returns `(n, X)`.
+    """
+    one = torch.ones(1, dtype=torch.float64)
+    # The data are both latents with noise, so their moments tell what was drawn from what.
+    top = _gaussian(one, one)
+
+    def conditional(z2: Tensor) -> Distribution:
+        return _gaussian(2 * z2, one)
+
+    def likelihood(z: Tensor) -> Distribution:
+        return _gaussian(z, 0.7)
+
+    x = _seeded(answer, top, conditional, likelihood, SAMPLES, shape=(SAMPLES, 2))
+    covariance = x.T.cov()
+    value = torch.cat([x.mean(0), covariance.diagonal(), covariance[0, 1][None]])
+    if not value.isfinite().all():
+        raise Hint("Some of your samples are not finite.")
+    _refuse_estimate(
+        value,
+        _moments([1, 2], [1.49, 5.49], 2),
+        [
+            (
+                _moments([1, 2], [1, 5], 2),
+                "These are means of the likelihood. The picture has to be drawn, too.",
+            ),
+            (
+                _moments([1, 2], [1.49, 4.49], 2),
+                "The lower level is at its conditional mean. It has to be drawn as well.",
+            ),
+            (
+                _moments([1, 2], [1.49, 5.49], 0),
+                "z₁ and z₂ are independent in your samples. The decoder must get the same z₂ that "
+                "z₁ was drawn for.",
+            ),
+            (
+                _moments([1, 0], [1.49, 1.49], 0),
+                "Your z₁ comes from N(0, I). Its distribution depends on z₂.",
+            ),
+            (
+                _moments([1, 1], [1.49, 1.49], 0),
+                "Both levels come from the top prior. The lower one has a distribution of its own.",
+            ),
+            (
+                _moments([2, 1], [5.49, 1.49], 2),
+                "The latents are put together the wrong way round: the top level comes first.",
+            ),
+            (
+                _moments([1, 2], [0.49, 1.49], 0),
+                "Every sample has the same z₂, the mean of the top prior. Draw it.",
+            ),
+            (
+                _moments([0, 0], [1.49, 5.49], 2),
+                "Your z₂ comes from N(0, I). The model has a top prior of its own.",
+            ),
+            (
+                _moments([1, 1], [1.49, 1.49], 1),
+                "The same numbers stand in both levels: where is z₁ drawn?",
+            ),
+        ],
+        "The moments of your samples are not those of the model. Go down the chain: z₂, then z₁, "
+        "then the picture.",
+    )
