@@ -147,20 +147,22 @@ MODELS["vae"] = _gaussian
 def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     """The model and the sizes that a name stands for.
 
-    `vampprior-k500` is `vampprior` with 500 pseudo-inputs.
+    `vampprior-k500` is `vampprior` with 500 pseudo-inputs, `mixture-k1` one free Gaussian.
 
     Raises:
         InputError: no such name.
     """
     model, asks, count = name.partition("-k")
-    if model not in MODELS or (asks and not ("vampprior" in model and count.isdecimal())):
+    what = "components" if model == "mixture" else "pseudo_inputs"
+    has_components = model == "mixture" or "vampprior" in model
+    if model not in MODELS or (asks and not (has_components and count.isdecimal())):
         names = ", ".join(MODELS)
         raise InputError(
-            f"no model named {name!r}: choose one of {names}; -k500 behind a VampPrior's name "
-            "asks for 500 pseudo-inputs"
+            f"no model named {name!r}: choose one of {names}; -k500 behind a mixture's or a "
+            "VampPrior's name asks for 500 components"
         )
     sizes = default_sizes(data)
-    return model, sizes._replace(pseudo_inputs=int(count)) if count else sizes
+    return model, sizes._replace(**{what: int(count)}) if count else sizes
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:

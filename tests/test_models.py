@@ -212,7 +212,7 @@ def test_sizes_can_be_chosen() -> None:
         "vampprior-k",
         "vampprior-kx",
         "gaussian-k500",
-        "mixture-k500",
+        "mixture-k",
         "vampprior-k5.5",
         "vampprior-k-5",
         "vampprior5",
