@@ -153,7 +153,6 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
         InputError: no such name.
     """
     model, asks, count = name.partition("-k")
-    what = "components" if model == "mixture" else "pseudo_inputs"
     has_components = model == "mixture" or "vampprior" in model
     if model not in MODELS or (asks and not (has_components and count.isdecimal())):
         names = ", ".join(MODELS)
@@ -162,7 +161,11 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
             "VampPrior's name asks for 500 components"
         )
     sizes = default_sizes(data)
-    return model, sizes._replace(**{what: int(count)}) if count else sizes
+    if not count:
+        return model, sizes
+    if model == "mixture":
+        return model, sizes._replace(components=int(count))
+    return model, sizes._replace(pseudo_inputs=int(count))
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:

@@ -515,6 +515,24 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         ),
         (lambda n, w, m, s: gaussians(torch.randint(3, (n,)), m, s), "They have weights"),
         (
+            lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)).sort().values, m, s),
+            "in order",
+        ),
+        (
+            lambda n, w, m, s: gaussians(w.argmax().expand(n), m, s),
+            "from one component",
+        ),
+        (
+            lambda n, w, m, s: (w.softmax(0) @ m).expand(n, 2) + torch.randn(n, 2),
+            "each comes from one of them alone",
+        ),
+        (
+            lambda n, w, m, s: (lambda k: m[k] + s[k] * torch.randn(n, 1))(
+                Categorical(logits=w).sample((n,))
+            ),
+            "move together",
+        ),
+        (
             lambda n, w, m, s: gaussians(Categorical(logits=-w).sample((n,)), m, s),
             "come with frequencies",
         ),

@@ -73,8 +73,13 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Non
         raise Hint("Your samples lie around 0: they come from N(0, I), which is not the prior.")
     if (nearest[:, 0] != nearest[:, 1]).float().mean() > 0.05:
         raise Hint("You drew a component for each dimension. One component draws the whole vector.")
+    inside = z - loc[nearest[:, 0]]
+    if inside.abs().median() > 3:
+        raise Hint("Some samples lie between the components: each comes from one of them alone.")
     share = nearest[:, 0].bincount(minlength=3) / n
-    if (nearest[:-3, 0] == nearest[3:, 0]).all():
+    if (share > 0.99).any():
+        raise Hint("All samples come from one component. Draw one anew for each sample.")
+    if (nearest[:-3, 0] == nearest[3:, 0]).all() or (nearest[1:, 0] >= nearest[:-1, 0]).all():
         raise Hint("You go through the components in order. Draw each one by its weight.")
     if (share - 1 / 3).abs().max() < 0.04:
         raise Hint("Your components come equally often. They have weights.")
@@ -83,9 +88,11 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Non
             f"The weights are {[0.5, 0.3, 0.2]}, and your components come with frequencies "
             f"{[round(value, 2) for value in share.tolist()]}."
         )
-    inside = z - loc[nearest[:, 0]]
     spread = torch.stack([inside[nearest[:, 0] == k].std(0) for k in range(3)])
     if (spread < 0.01).all():
         raise Hint("You return the means of the components. Draw from them.")
     if not torch.allclose(spread, scale, rtol=0.15):
         raise Hint("The spread inside a component is wrong: scale is its standard deviation.")
+    first = inside[nearest[:, 0] == 0]
+    if first.T.corrcoef()[0, 1].abs() > 0.2:
+        raise Hint("The dimensions of a sample move together: each needs noise of its own.")
