@@ -18,6 +18,8 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
+from flowvae_tutorial import VAE
+
 # Tomczak and Welling (2018) on MNIST.
 PIXELS, HIDDEN, LATENT, COMPONENTS, BATCH, LR = 784, (300, 300), 40, 500, 100, 5e-4
 
@@ -47,6 +49,35 @@ class Decoder(BaseDecoder):
 
     def forward(self, z: Tensor) -> ModelOutput:
         return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+
+def our_training_step(vae: VAE, x: Tensor) -> Step:
+    """One step as `fit` makes it."""
+    optimizer = torch.optim.Adam(vae.parameters(), lr=LR, fused=True)
+
+    def step() -> Tensor:
+        loss = vae(x, 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def pythae_training_step(vae: nn.Module, fused: bool | None) -> Step:
+    """One step as pythae's `BaseTrainer` makes it; its optimiser is not fused unless asked."""
+    optimizer = torch.optim.Adam(vae.parameters(), lr=LR, fused=fused)
+    inputs = {"data": images()}
+
+    def step() -> float:
+        output = vae(inputs, epoch=1, dataset_size=BATCH, uses_ddp=False)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        return float(output.loss.item())
+
+    return step
 
 
 class Seconds(NamedTuple):

@@ -21,12 +21,13 @@ from common import (
     COMPONENTS,
     HIDDEN,
     LATENT,
-    LR,
     PIXELS,
     Decoder,
     Encoder,
     Step,
     images,
+    our_training_step,
+    pythae_training_step,
     report,
     time_in_turns,
 )
@@ -54,17 +55,7 @@ def our_vae(vamp: bool) -> VAE:
 
 
 def our_step(vamp: bool = True) -> Step:
-    x, vae = images(), our_vae(vamp)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=LR, fused=True)
-
-    def step() -> Tensor:
-        loss = vae(x, 1.0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
+    return our_training_step(our_vae(vamp), images())
 
 
 def pythae_step(fused: bool | None = None) -> Step:
@@ -79,17 +70,7 @@ def pythae_step(fused: bool | None = None) -> Step:
         Encoder(gated_mlp(PIXELS, HIDDEN, 2 * LATENT)),
         Decoder(gated_mlp(LATENT, HIDDEN, PIXELS)),
     )
-    optimizer = torch.optim.Adam(vae.parameters(), lr=LR, fused=fused)
-    inputs = {"data": images()}
-
-    def step() -> float:
-        output = vae(inputs, epoch=1, dataset_size=BATCH, uses_ddp=False)
-        optimizer.zero_grad()
-        output.loss.backward()
-        optimizer.step()
-        return output.loss.item()
-
-    return step
+    return pythae_training_step(vae, fused)
 
 
 def products() -> Step:
