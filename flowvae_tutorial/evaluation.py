@@ -76,12 +76,13 @@ def elbo_by_level(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor
     """
     vae._check(x, num_samples)
     q, p = vae.posterior(x), vae.prior()
-    if not (isinstance(q, Chain) and isinstance(p, Chain)):
-        terms = vae.elbo(x, num_samples)
-        return terms.reconstruction, terms.kl.unsqueeze(0)
-    z = q.sample((num_samples,))
-    levels = zip(q.log_prob_parts(z), p.log_prob_parts(z), strict=True)
-    return vae.likelihood(z).log_prob(x), torch.stack([log_q - log_p for log_q, log_p in levels])
+    z, log_q = rsample_and_log_prob(q, (num_samples,))
+    if isinstance(q, Chain) and isinstance(p, Chain):
+        levels = zip(q.log_prob_parts(z), p.log_prob_parts(z), strict=True)
+        kl = torch.stack([log_q_level - log_p_level for log_q_level, log_p_level in levels])
+    else:
+        kl = (log_q - p.log_prob(z)).unsqueeze(0)
+    return vae.likelihood(z).log_prob(x), kl
 
 
 class Surgery(NamedTuple):
