@@ -9,14 +9,17 @@ from .evaluation import (
     aggregated_posterior,
     elbo_by_level,
     elbo_surgery,
+    energy_distance,
     evaluate,
     mean_and_standard_error,
+    modes_found,
     prior_gap,
 )
+from .flows import CouplingFlow, Flow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .models import build
 from .networks import gated_mlp, mlp
-from .posteriors import GaussianPosterior, HierarchicalPosterior
+from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior
 from .priors import (
     GaussianMixture,
     HierarchicalPrior,
@@ -34,7 +37,10 @@ __all__ = [
     "VAE",
     "BernoulliLikelihood",
     "Chain",
+    "CouplingFlow",
     "Evaluation",
+    "Flow",
+    "FlowPosterior",
     "GaussianLikelihood",
     "GaussianMixture",
     "GaussianPosterior",
@@ -51,11 +57,13 @@ __all__ = [
     "build",
     "elbo_by_level",
     "elbo_surgery",
+    "energy_distance",
     "evaluate",
     "fit",
     "gated_mlp",
     "mean_and_standard_error",
     "mlp",
+    "modes_found",
     "prior_gap",
     "pseudo_inputs_from",
     "rsample_and_log_prob",

@@ -12,6 +12,8 @@ from .vae import VAE
 
 # Rows evaluated at once, for the ELBO of a whole test set.
 ROWS = 1000
+# Averaged where a posterior's mean has no closed form.
+MEAN_SAMPLES = 256
 
 
 class Evaluation(NamedTuple):
@@ -118,15 +120,22 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> Tensor:
     """Which latent units vary with the data: `(D,)`, booleans (equation `eq-active-units`).
 
     A unit is active if the variance over x of its posterior mean exceeds `threshold`. Burda et
-    al. (2016).
+    al. (2016). The mean of a flow has no closed form: it is the average of `MEAN_SAMPLES` samples.
 
     Raises:
         InputError: a variance needs at least two examples.
     """
     if len(x) < 2:
         raise InputError(f"active units need at least 2 examples, got {len(x)}")
-    q_z: Distribution = vae.posterior(x)
-    return q_z.mean.var(dim=0) > threshold
+    means = torch.cat([_mean(vae.posterior(rows)) for rows in x.split(ROWS)])
+    return means.var(dim=0) > threshold
+
+
+def _mean(distribution: Distribution) -> Tensor:
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return distribution.sample(torch.Size([MEAN_SAMPLES])).mean(dim=0)
 
 
 def aggregated_posterior(vae: VAE, x: Tensor) -> Distribution:
@@ -160,3 +169,45 @@ def prior_gap(vae: VAE, train: Tensor, test: Tensor, components: int = 20) -> Te
     better = torch.from_numpy(fitted.score_samples(z_test.cpu().double())).to(z_test)
     p_z: Distribution = vae.prior()
     return better - p_z.log_prob(z_test)
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """How far apart two sets of points are: 2 E|X − Y| − E|X − X′| − E|Y − Y′|.
+
+    Zero only for equal distributions. Székely and Rizzo (2013). The expectations run over
+    different points, so the estimate has no bias and may fall below zero. O(N M) memory.
+
+    Args:
+        x: `(N, X)`, N at least 2.
+        y: `(M, X)`, M at least 2.
+
+    Raises:
+        InputError: one of the sets has fewer than two points.
+    """
+    if min(len(x), len(y)) < 2:
+        raise InputError(
+            f"an energy distance needs at least 2 points a set, got {len(x)}, {len(y)}"
+        )
+    # In float64: three large numbers leave a small one.
+    x, y = x.double(), y.double()
+    within = sum(torch.pdist(points).mean() for points in (x, y))
+    return float(2 * torch.cdist(x, y).mean() - within)
+
+
+def modes_found(samples: Tensor, points: Tensor, labels: Tensor) -> int:
+    """How many clusters of labelled points the samples reach.
+
+    A cluster is found if at least a quarter of its fair share of the samples lies within three
+    standard deviations of its centre.
+
+    Args:
+        samples: `(M, X)`.
+        points: `(N, X)`, examples of the clusters.
+        labels: `(N,)`, the cluster of each.
+    """
+    clusters = [points[labels == label] for label in labels.unique()]
+    centres = torch.stack([cluster.mean(dim=0) for cluster in clusters])
+    scales = torch.stack([cluster.std(dim=0).mean() for cluster in clusters])
+    near = torch.cdist(samples, centres) < 3 * scales
+    shares = samples.new_tensor([len(cluster) / len(points) for cluster in clusters])
+    return int((near.to(samples).mean(dim=0) >= shares / 4).sum())

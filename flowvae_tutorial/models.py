@@ -1,15 +1,17 @@
 """The book's models by name, each with its sizes for each kind of data."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from .data import Data
 from .errors import InputError
+from .flows import CouplingFlow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
-from .posteriors import GaussianPosterior, HierarchicalPosterior
+from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior
 from .priors import (
     GaussianMixture,
     HierarchicalPrior,
@@ -29,12 +31,22 @@ class Sizes(NamedTuple):
     """Of a mixture prior."""
     pseudo_inputs: int = 50
     """Of a VampPrior."""
+    transforms: int = 6
+    """Couplings of a flow."""
+    flow_hidden: tuple[int, ...] = (64, 64)
+    """Of each coupling's network."""
 
 
 DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
-RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50)
+RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
-MNIST = Sizes(latent=40, hidden=(300, 300), components=500, pseudo_inputs=500)
+MNIST = Sizes(
+    latent=40,
+    hidden=(300, 300),
+    components=500,
+    pseudo_inputs=500,
+    flow_hidden=(256, 256),
+)
 
 
 def default_sizes(data: Data) -> Sizes:
@@ -47,7 +59,10 @@ def default_sizes(data: Data) -> Sizes:
 def training_settings(data: Data) -> dict[str, Any]:
     """The arguments of `fit` that the book uses for this data set."""
     if data.image_shape == (28, 28):
-        return {"epochs": 2000, "batch_size": 100, "lr": 5e-4, "warmup": 100, "patience": 50}
+        return {
+            "epochs": 300, "batch_size": 100, "lr": 1e-3, "decay": 0.5, "warmup": 20,
+            "patience": 50,
+        }  # fmt: skip
     return {"epochs": 200, "batch_size": 64, "lr": 2e-3, "warmup": 20, "patience": 50}
 
 
@@ -130,12 +145,58 @@ def _hierarchical_vampprior(data: Data, sizes: Sizes) -> VAE:
     return _hierarchy(data, sizes, lambda posterior: vamp_prior(data, sizes, posterior.top))
 
 
+Kind = Literal["affine", "spline"]
+
+
+def coupling_flow(sizes: Sizes, kind: Kind, context: int = 0) -> CouplingFlow:
+    """A flow over the latents, conditional if it has a context."""
+    return CouplingFlow(sizes.latent, context, sizes.transforms, sizes.flow_hidden, kind)
+
+
+def flow_posterior(data: Data, sizes: Sizes, kind: Kind) -> FlowPosterior:
+    """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
+    net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
+    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent))
+
+
+def _flow_prior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
+    posterior = gaussian_posterior(data, sizes)
+    return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
+
+
+def _flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
+    posterior = flow_posterior(data, sizes, kind)
+    return VAE(StandardNormal(sizes.latent), posterior, likelihood(data, sizes))
+
+
+def _flow_both(kind: Kind, data: Data, sizes: Sizes) -> VAE:
+    posterior = flow_posterior(data, sizes, kind)
+    return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
+
+
+def _vampprior_flow_posterior(data: Data, sizes: Sizes) -> VAE:
+    posterior = flow_posterior(data, sizes, "affine")
+    return VAE(vamp_prior(data, sizes, posterior), posterior, likelihood(data, sizes))
+
+
+def _hierarchical_flow_prior(data: Data, sizes: Sizes) -> VAE:
+    return _hierarchy(data, sizes, lambda posterior: coupling_flow(sizes, "affine"))
+
+
 MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "gaussian": _gaussian,
     "mixture": _mixture,
     "vampprior": _vampprior,
     "hvae": _hvae,
     "hierarchical-vampprior": _hierarchical_vampprior,
+    "flow-prior": partial(_flow_prior, "affine"),
+    "spline-flow-prior": partial(_flow_prior, "spline"),
+    "hierarchical-flow-prior": _hierarchical_flow_prior,
+    "flow-posterior": partial(_flow_posterior, "affine"),
+    "spline-flow-posterior": partial(_flow_posterior, "spline"),
+    "flow-both": partial(_flow_both, "affine"),
+    "spline-flow-both": partial(_flow_both, "spline"),
+    "vampprior-flow-posterior": _vampprior_flow_posterior,
 }
 
 

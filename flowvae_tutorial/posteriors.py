@@ -6,6 +6,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from .distributions import Chain
 from .errors import InputError
+from .flows import CouplingFlow, Flow
 
 
 class GaussianPosterior(nn.Module):
@@ -28,16 +29,51 @@ class GaussianPosterior(nn.Module):
         Raises:
             InputError: the network's last dimension is odd, so it is no mean and log-scale.
         """
-        output = self.net(*context)
-        if output.shape[-1] % 2:
-            raise InputError(
-                f"the posterior's network gives {output.shape[-1]} numbers; it must give 2D, "
-                "D means and D log-scales"
-            )
-        loc, log_scale = output.chunk(2, dim=-1)
-        return Independent(
-            Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False
+        return _diagonal_gaussian(self.net(*context))
+
+
+def _diagonal_gaussian(output: Tensor) -> Distribution:
+    if output.shape[-1] % 2:
+        raise InputError(
+            f"the posterior's network gives {output.shape[-1]} numbers; it must give 2D, "
+            "D means and D log-scales"
         )
+    loc, log_scale = output.chunk(2, dim=-1)
+    return Independent(Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+
+class FlowPosterior(nn.Module):
+    """z = f(u; μ(x)) with u ~ N(μ(x), diag σ(x)²): a flow told where it is (`eq-flow-posterior`).
+
+    The flow is conditioned on the deterministic mean μ(x), not on the noisy u, so that it knows
+    which posterior it bends; one small flow serves all x.
+    """
+
+    def __init__(self, net: nn.Module, flow: CouplingFlow) -> None:
+        """Wrap `net`, `(N, X)` to `(N, 2D)`, D means and D log-scales, and a flow with context D.
+
+        Raises:
+            InputError: the flow's context is not as wide as its latents.
+        """
+        super().__init__()
+        if flow.context != flow.features:
+            raise InputError(
+                f"the flow of a posterior is conditioned on the mean: it needs "
+                f"context={flow.features}, as many as its features, got {flow.context}"
+            )
+        self.net = net
+        self.flow = flow
+
+    def forward(self, *context: Tensor) -> Distribution:
+        """Return q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
+
+        A network of several inputs takes them all, as in `GaussianPosterior`.
+
+        Raises:
+            InputError: the network's last dimension is not twice the flow's features.
+        """
+        base = _diagonal_gaussian(self.net(*context))
+        return Flow(base, self.flow.transform(base.mean))
 
 
 class HierarchicalPosterior(nn.Module):

@@ -73,6 +73,7 @@ def fit(
     epochs: int = 200,
     batch_size: int = 64,
     lr: float = 2e-3,
+    decay: float = 0.0,
     beta: float = 1.0,
     warmup: int = 20,
     patience: int = 50,
@@ -93,6 +94,7 @@ def fit(
         epochs: at most so many passes over the training images.
         batch_size: examples a step.
         lr: Adam's step size.
+        decay: the last part of `epochs`, from 0 to 1, over which `lr` falls linearly to zero.
         beta: the weight of the KL term after warm-up.
         warmup: epochs over which that weight rises linearly from 0.
         patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
@@ -106,12 +108,13 @@ def fit(
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
     """
     # Written so that NaN is refused, too.
-    positive = lr > 0 and beta >= 0
+    positive = lr > 0 and beta >= 0 and 0 <= decay <= 1
     if not positive or epochs < 1 or batch_size < 1 or warmup < 0 or patience < 1:
         raise InputError(
-            "fit needs epochs, batch_size and patience of at least 1, a positive lr, and beta and "
-            f"warmup not below 0; got epochs={epochs}, batch_size={batch_size}, "
-            f"patience={patience}, lr={lr}, beta={beta}, warmup={warmup}"
+            "fit needs epochs, batch_size and patience of at least 1, a positive lr, a decay from "
+            f"0 to 1, and beta and warmup not below 0; got epochs={epochs}, "
+            f"batch_size={batch_size}, patience={patience}, lr={lr}, decay={decay}, beta={beta}, "
+            f"warmup={warmup}"
         )
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
@@ -121,10 +124,11 @@ def fit(
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
     history = History()
     best = _copy(vae)
-    # What must be equal for a checkpoint to belong to this run; `epochs` may be raised.
+    # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
+    # the step size depends on them.
     run = {
         "data": data.name, "batch_size": batch_size, "lr": lr, "beta": beta, "warmup": warmup,
-        "patience": patience, "seed": seed,
+        "patience": patience, "seed": seed, "decay": (decay, epochs) if decay else None,
         "parameters": [f"{name} {tuple(p.shape)}" for name, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
@@ -136,6 +140,9 @@ def fit(
                 break
             start = time.perf_counter()
             torch.manual_seed(1_000_003 * seed + epoch)
+            left = (epochs + 1 - epoch) / epochs
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, left / decay if decay else 1.0)
             loss = _train_epoch(
                 vae, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)), epoch
             )

@@ -38,8 +38,9 @@ def made() -> Record:
     """The record of a tiny run."""
     rings = load("rings")
     data = replace(
-        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:30]
-    )
+        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:30],
+        labels={"train": rings.labels["train"][:200]},
+    )  # fmt: skip
     sizes = Sizes(latent=2, hidden=(8,), components=3, pseudo_inputs=4)
     vae = build("gaussian", data, sizes)
     history = fit(vae, data, epochs=2, seed=7)
@@ -67,6 +68,12 @@ def refusal(record: Any, folder: Path) -> str:
 # --- one record -------------------------------------------------------------------------------
 
 
+def test_a_record_of_points_compares_samples_and_one_of_images_does_not(record: Record) -> None:
+    assert 0 <= record["modes"] <= 8
+    assert record["energy_distance"] > 0.05, "two epochs are too few"
+    assert all("modes" not in r for r in read_records(RESULTS, "digits"))
+
+
 def test_a_record_says_what_the_run_was(record: Record) -> None:
     said = {key: record[key] for key in ("model", "data", "seed", "beta", "epochs", "commit")}
     assert said == {
@@ -74,7 +81,8 @@ def test_a_record_says_what_the_run_was(record: Record) -> None:
         "commit": "abc1234",
     }  # fmt: skip
     assert record["sizes"] == {
-        "latent": 2, "hidden": [8], "components": 3, "pseudo_inputs": 4,
+        "latent": 2, "hidden": [8], "components": 3, "pseudo_inputs": 4, "transforms": 6,
+        "flow_hidden": [64, 64],
     }  # fmt: skip
     assert (record["num_test"], record["num_samples"]) == (30, 20)
     assert record["best_epoch"] in (1, 2)

@@ -125,6 +125,48 @@ def test_beta_rises_linearly_over_the_warm_up(
     assert vae.__dict__["betas"] == [beta for beta in expected for _ in range(STEPS)]
 
 
+def test_the_step_size_is_held_and_then_falls_linearly_to_zero(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train_epoch = training._train_epoch
+
+    def spy(vae: VAE, data: Data, optimizer: torch.optim.Optimizer, *rest: Any) -> float:
+        seen.append(optimizer.param_groups[0]["lr"])
+        return train_epoch(vae, data, optimizer, *rest)
+
+    monkeypatch.setattr(training, "_train_epoch", spy)
+    run(model(data), data, epochs=8, lr=0.01, decay=0.5)
+    assert seen == pytest.approx([0.01] * 5 + [0.0075, 0.005, 0.0025])
+    seen.clear()
+    run(model(data), data, epochs=3, lr=0.01)
+    assert seen == [0.01, 0.01, 0.01]
+
+
+def test_a_decaying_run_resumes_bit_for_bit_and_only_with_the_same_epochs(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model(data)
+    run(whole, data, epochs=6, decay=1.0)
+    stopped = tmp_path / "checkpoint.pt"
+    train_epoch = training._train_epoch
+
+    def stop_in_epoch_4(*args: Any) -> float:
+        if args[-1] == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*args)
+
+    monkeypatch.setattr(training, "_train_epoch", stop_in_epoch_4)
+    with pytest.raises(KeyboardInterrupt):
+        run(model(data), data, epochs=6, decay=1.0, checkpoint=stopped)
+    monkeypatch.undo()
+    again = model(data)
+    run(again, data, epochs=6, decay=1.0, checkpoint=stopped)
+    assert same(weights(whole), weights(again))
+    with pytest.raises(InputError, match=r"\A[^\n]*differs in decay:[^\n]*\Z"):
+        run(model(data), data, epochs=7, decay=1.0, checkpoint=stopped)
+
+
 def test_each_epoch_shows_every_training_example_once_in_a_new_order(data: Data) -> None:
     seen: list[Tensor] = []
 

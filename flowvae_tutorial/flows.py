@@ -1,0 +1,204 @@
+"""Normalizing flows: a simple distribution pushed through an invertible map with parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
+
+from .errors import InputError
+from .networks import mlp
+from .transforms import (
+    BINS,
+    AffineCoupling,
+    Bijection,
+    Composition,
+    ElementwiseAffine,
+    Permutation,
+    SplineCoupling,
+)
+
+
+class Flow(TransformedDistribution):
+    """The distribution of z = f(u) for u from `base` (equation `eq-change-of-variables`).
+
+    `rsample_and_log_prob(flow)` costs one forward pass and no inverse; `log_prob` one inverse
+    pass. torch's own `log_prob` would run f⁻¹ and then f once more for the log-determinant.
+    """
+
+    def __init__(self, base: Distribution, transform: Bijection) -> None:
+        """Push `base`, batch shape `(N,)` or `()` and event shape `(D,)`, through `transform`."""
+        super().__init__(base, [transform], validate_args=False)
+        self.transform = transform
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of z `(..., D)`, `(...)`, in nats.
+
+        Raises:
+            InputError: z is not finite or has another size.
+        """
+        # What a network computed, and a gradient flows through, is no mistake of the caller's;
+        # `fit` reports it with epoch and step.
+        if not torch.compiler.is_compiling() and not z.requires_grad:
+            _check_finite(z, "z")
+        if z.shape[-1:] != self.event_shape:
+            raise InputError(
+                f"z must have {self.event_shape[0]} numbers in its last dimension, got "
+                f"{tuple(z.shape)}"
+            )
+        u, ladj = self.transform.inverse_and_ladj(z)
+        log_p: Tensor = self.base_dist.log_prob(u)
+        return log_p - ladj
+
+
+def _check_finite(value: Tensor, name: str) -> None:
+    # The sum is finite if all values are, unless it overflows: only then look at each.
+    if not value.sum().isfinite() and not value.isfinite().all():
+        raise InputError(f"{name} has NaN or infinite values: a flow's inputs must be finite")
+
+
+class Conditioner(nn.Module):
+    """The network of a coupling: a perceptron of one part of u, and of the context if any.
+
+    Its last layer starts at zero, so that the coupling starts as the identity.
+    """
+
+    def __init__(
+        self, features: int, context: int, hidden: Sequence[int], out_features: int
+    ) -> None:
+        """Set up the network, `(..., features)` and `(N, context)` to `(..., out_features)`."""
+        super().__init__()
+        first, *rest = hidden
+        self.of_u = nn.Linear(features, first)
+        self.of_context = nn.Linear(context, first, bias=False) if context else None
+        self.body = nn.Sequential(nn.SiLU(), mlp(first, rest, out_features))
+        last_layer = list(self.body.parameters())[-2:]
+        for parameter in last_layer:
+            nn.init.zeros_(parameter)
+
+    def forward(self, context: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The network of one part of u alone, for this context.
+
+        The context goes through its layer once and not once a sample. The sum of two linear maps
+        is one linear map of both inputs side by side.
+        """
+        if self.of_context is None:
+            return lambda a: self.body(self.of_u(a))
+        shift = self.of_context(context)
+        return lambda a: self.body(self.of_u(a) + shift)
+
+
+class CouplingFlow(nn.Module):
+    """N(0, I) pushed through couplings: a prior, or given a context a conditional distribution.
+
+    Couplings alternate with permutations, and an elementwise affine map ends the flow: a spline
+    cannot leave its box, and with no coupling at all the flow is one diagonal Gaussian. A flow
+    starts as the identity. Dinh et al. (2017), Durkan et al. (2019).
+    """
+
+    coupling: Callable[[int, Callable[[Tensor], Tensor]], Bijection]
+    orders: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        transforms: int = 4,
+        hidden: Sequence[int] = (64, 64),
+        kind: Literal["affine", "spline"] = "affine",
+    ) -> None:
+        """Set up the flow.
+
+        Args:
+            features: D.
+            context: the width C of the context; 0 for a flow without one.
+            transforms: how many couplings.
+            hidden: the widths of each coupling's network.
+            kind: of the couplings.
+
+        Raises:
+            InputError: an unknown kind, or sizes that make no flow.
+        """
+        super().__init__()
+        if kind not in ("affine", "spline"):
+            raise InputError(f"no coupling of kind {kind!r}: choose 'affine' or 'spline'")
+        if features < 1 or context < 0 or transforms < 0 or not hidden:
+            raise InputError(
+                "a flow needs at least 1 feature and 1 hidden layer, and no negative sizes; got "
+                f"features={features}, context={context}, transforms={transforms}, "
+                f"hidden={tuple(hidden)}"
+            )
+        if features < 2 and transforms > 0:
+            raise InputError(
+                "a coupling needs at least 2 features, one part to look at and one to change, "
+                f"got {features}; transforms=0 gives a flow without couplings"
+            )
+        self.features = features
+        self.context = context
+        self.coupling = AffineCoupling if kind == "affine" else SplineCoupling
+        self.size = features // 2
+        each = 2 if kind == "affine" else 3 * BINS - 1
+        self.nets = nn.ModuleList(
+            Conditioner(self.size, context, hidden, each * (features - self.size))
+            for _ in range(transforms)
+        )
+        self.loc = nn.Parameter(torch.zeros(features))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        # Drawn at random, so it belongs to the weights.
+        self.register_buffer("orders", _alternating_orders(features, transforms))
+
+    def transform(self, context: Tensor | None = None) -> Bijection:
+        """The map f from noise to latents, for `context` `(N, C)` if the flow has one.
+
+        Raises:
+            InputError: a context is missing, not wanted, not finite or of the wrong width.
+        """
+        self._check(context)
+        maps: list[Bijection] = []
+        for order, net in zip(self.orders, self.nets, strict=False):
+            maps += [Permutation(order), self.coupling(self.size, net(context))]
+        if maps:
+            maps.append(Permutation(self.orders[-1]))
+        return Composition([*maps, ElementwiseAffine(self.loc, self.log_scale)])
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        """The flow's distribution, batch shape `()`, or `(N,)` for a context `(N, C)`."""
+        transform = self.transform(context)
+        shape = (() if context is None else context.shape[:-1]) + self.loc.shape
+        zero = self.loc.new_zeros(shape)
+        normal = Normal(zero, torch.ones_like(zero), validate_args=False)
+        return Flow(Independent(normal, 1, validate_args=False), transform)
+
+    def _check(self, context: Tensor | None) -> None:
+        if context is None and self.context:
+            raise InputError(f"this flow needs a context of shape (N, {self.context}), got none")
+        if context is None:
+            return
+        if not self.context:
+            raise InputError("this flow takes no context: build it with context=C for one")
+        if context.shape[-1] != self.context:
+            raise InputError(
+                f"the context must have shape (N, {self.context}), got {tuple(context.shape)}"
+            )
+        if not torch.compiler.is_compiling() and not context.requires_grad:
+            _check_finite(context, "the context")
+
+
+def _alternating_orders(features: int, transforms: int) -> Tensor:
+    """The order before each coupling, relative to the one before, and what undoes them all.
+
+    Couplings come in pairs: a random order, then the same with its halves swapped, so that two
+    couplings change every dimension.
+    """
+    arrangements: list[Tensor] = []
+    for index in range(transforms):
+        swapped = index % 2 == 1
+        arrangements.append(
+            arrangements[-1].roll(features // 2) if swapped else torch.randperm(features)
+        )
+    relative, now = [], torch.arange(features)
+    for order in [*arrangements, torch.arange(features)]:
+        relative.append(now.argsort()[order])
+        now = order
+    return torch.stack(relative)

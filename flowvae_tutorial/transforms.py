@@ -1,0 +1,260 @@
+"""Invertible maps z = f(u) from base noise to latents, in the order in which they build up.
+
+One convention throughout: `ladj` is log|det ∂f/∂u|, of the map from noise to latent, whichever
+way it was computed. So log q(z) = log p(u) − ladj, always (equation `eq-change-of-variables`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+from torch.nn import functional as F
+
+# exp(±2): a coupling stretches each dimension at most 7.4 times.
+LOG_SCALE_BOUND = 2.0
+# The box of a spline, its bins a dimension, the least share of the box that a bin has.
+BOX = 5.0
+BINS = 8
+LEAST_BIN = 0.02
+
+
+class Bijection(Transform):
+    """A map of vectors that gives its value and its log-determinant in one pass.
+
+    A subclass defines `call_and_ladj` and `inverse_and_ladj`; torch's own methods follow.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """From noise u `(..., D)` to z = f(u) `(..., D)` and log|det ∂f/∂u| `(...)`."""
+        raise NotImplementedError
+
+    def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """From z `(..., D)` back to u `(..., D)` and log|det ∂f/∂u| at that u `(...)`."""
+        raise NotImplementedError
+
+    def _call(self, u: Tensor) -> Tensor:
+        return self.call_and_ladj(u)[0]
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        return self.inverse_and_ladj(z)[0]
+
+    def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
+        """log|det ∂f/∂u| at u `(..., D)`, `(...)`: a forward pass, z is not used."""
+        return self.call_and_ladj(u)[1]
+
+
+class ElementwiseAffine(Bijection):
+    """z = loc + exp(log_scale) u: each dimension shifted and scaled by itself."""
+
+    def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
+        """Set up the map from `loc` and `log_scale`, `(D,)` each."""
+        super().__init__()
+        self.loc = loc
+        self.log_scale = log_scale
+
+    def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale, then shift."""
+        return self.loc + self.log_scale.exp() * u, self._ladj(u)
+
+    def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift back, then scale back."""
+        return (z - self.loc) * (-self.log_scale).exp(), self._ladj(z)
+
+    def _ladj(self, like: Tensor) -> Tensor:
+        return self.log_scale.sum(-1).expand(like.shape[:-1])
+
+
+class Permutation(Bijection):
+    """Dimensions in another order: |det| = 1."""
+
+    def __init__(self, order: Tensor) -> None:
+        """Set up the map with `order` `(D,)`: z[i] = u[order[i]]."""
+        super().__init__()
+        self.order = order
+
+    def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Reorder."""
+        return u.index_select(-1, self.order), u.new_zeros(u.shape[:-1])
+
+    def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Put back into the first order."""
+        return z.index_select(-1, self.order.argsort()), z.new_zeros(z.shape[:-1])
+
+
+class Coupling(Bijection):
+    """[a, b] ↦ [a, g(b; θ(a))]: one part passes unchanged and says what to do with the other.
+
+    ∂z/∂u is triangular, so its determinant is the product of the slopes of g, and the inverse
+    needs θ(a) and g⁻¹ alone, never θ⁻¹ (equation `eq-coupling`). Dinh et al. (2017).
+    A subclass says what g is; g acts on each dimension of b by itself.
+    """
+
+    def __init__(self, size: int, net: Callable[[Tensor], Tensor]) -> None:
+        """Split vectors after `size` numbers; `net` maps a `(..., size)` to θ `(..., P)`."""
+        super().__init__()
+        self.size = size
+        self.net = net
+
+    def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass of the network, then g."""
+        a, b = u.tensor_split([self.size], dim=-1)
+        b, log_slope = self.forward(b, self.net(a))
+        return torch.cat([a, b], dim=-1), log_slope.sum(-1)
+
+    def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass of the network, then g⁻¹."""
+        a, b = z.tensor_split([self.size], dim=-1)
+        b, log_slope = self.backward(b, self.net(a))
+        return torch.cat([a, b], dim=-1), log_slope.sum(-1)
+
+    @staticmethod
+    def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """g(b; θ) and the logarithm of its slope, `(..., B)` each."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """g⁻¹(b; θ) and the logarithm of the slope of g there, `(..., B)` each."""
+        raise NotImplementedError
+
+
+class AffineCoupling(Coupling):
+    """g(b) = t + exp(s) b, with s bounded by a tanh so that no slope overflows or vanishes.
+
+    The network gives 2B numbers: B shifts t, B raw log-scales.
+    """
+
+    @staticmethod
+    def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale, then shift."""
+        shift, log_scale = _shift_and_log_scale(theta)
+        return shift + log_scale.exp() * b, log_scale
+
+    @staticmethod
+    def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift back, then scale back."""
+        shift, log_scale = _shift_and_log_scale(theta)
+        return (b - shift) * (-log_scale).exp(), log_scale
+
+
+def _shift_and_log_scale(theta: Tensor) -> tuple[Tensor, Tensor]:
+    shift, raw = theta.chunk(2, dim=-1)
+    return shift, LOG_SCALE_BOUND * raw.tanh()
+
+
+class SplineCoupling(Coupling):
+    """g is a rational-quadratic spline in a box and the identity outside. Durkan et al. (2019).
+
+    The network gives B (3 BINS − 1) numbers: for each dimension of b the widths and heights of
+    the bins and the slopes at the knots between them.
+    """
+
+    @staticmethod
+    def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the spline."""
+        return rational_quadratic_spline(b, *spline_knots(theta.unflatten(-1, (-1, 3 * BINS - 1))))
+
+    @staticmethod
+    def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert the spline."""
+        return rational_quadratic_spline(
+            b, *spline_knots(theta.unflatten(-1, (-1, 3 * BINS - 1))), inverse=True
+        )
+
+
+def spline_knots(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """The knots of a spline from unconstrained numbers; zeros give the identity.
+
+    Args:
+        raw: `(..., 3 BINS − 1)`: BINS widths, BINS heights, BINS − 1 logarithms of slopes.
+
+    Returns:
+        corners `(..., 2, BINS + 1)`, positions along u and z from −BOX to BOX, and slopes
+        `(..., BINS + 1)`, which are 1 at both ends, where the spline meets the identity.
+    """
+    share = raw[..., : 2 * BINS].unflatten(-1, (2, BINS)).softmax(-1)
+    share = LEAST_BIN + (1 - LEAST_BIN * BINS) * share
+    inner = 2 * BOX * share[..., :-1].cumsum(-1) - BOX
+    corners = F.pad(F.pad(inner, (1, 0), value=-BOX), (0, 1), value=BOX)
+    log_slopes = LOG_SCALE_BOUND * raw[..., 2 * BINS :].tanh()
+    return corners, F.pad(log_slopes, (1, 1)).exp()
+
+
+def rational_quadratic_spline(
+    value: Tensor, corners: Tensor, slopes: Tensor, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A monotone spline of quotients of quadratics, or its inverse (equation `eq-spline`).
+
+    Gregory and Delbourgo (1982), Durkan et al. (2019). Outside the knots it is the identity.
+
+    Args:
+        value: `(...)`, u, or z for the inverse.
+        corners: `(..., 2, K + 1)`, the knots' positions along u and along z, ascending, with
+            the same ends for both.
+        slopes: `(..., K + 1)`, the spline's positive slopes at the knots; 1 at the ends.
+        inverse: from z to u.
+
+    Returns:
+        z (or u) and log dz/du there, `(...)` each.
+    """
+    ends = corners[..., 0, 0], corners[..., 0, -1]
+    inside = (value >= ends[0]) & (value <= ends[1])
+    # Both branches of a `where` get gradients: the one not taken must stay finite, too.
+    at = torch.maximum(torch.minimum(value, ends[1]), ends[0])
+    along = corners[..., int(inverse), 1:-1]
+    index = (at.unsqueeze(-1) >= along).sum(-1, keepdim=True)
+    table = torch.cat([corners, slopes.unsqueeze(-2)], dim=-2)
+    index = index.unsqueeze(-2).expand(*index.shape[:-1], 3, 1)
+    table = table.expand(*index.shape[:-1], table.shape[-1])
+    u0, z0, slope0 = table.gather(-1, index).squeeze(-1).unbind(-1)
+    u1, z1, slope1 = table.gather(-1, index + 1).squeeze(-1).unbind(-1)
+    width, height = u1 - u0, z1 - z0
+    slope = height / width
+    bend = slope0 + slope1 - 2 * slope
+    if inverse:
+        rise = at - z0
+        a = height * (slope - slope0) + rise * bend
+        b = height * slope0 - rise * bend
+        c = -slope * rise
+        # The form of the root that does not cancel. Rounding may push the root's argument
+        # below zero, and the slope of a root at zero is infinite.
+        t = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=1e-30).sqrt())
+    else:
+        t = (at - u0) / width
+    s = t * (1 - t)
+    bottom = slope + bend * s
+    result = u0 + width * t if inverse else z0 + height * (slope * t**2 + slope0 * s) / bottom
+    top = slope1 * t**2 + 2 * slope * s + slope0 * (1 - t) ** 2
+    log_slope = 2 * slope.log() + top.log() - 2 * bottom.log()
+    zero = torch.zeros((), dtype=value.dtype, device=value.device)
+    return torch.where(inside, result, value), torch.where(inside, log_slope, zero)
+
+
+class Composition(Bijection):
+    """One map after another, the first one first: log-determinants add up."""
+
+    def __init__(self, transforms: Sequence[Bijection]) -> None:
+        """Compose at least one map."""
+        super().__init__()
+        self.transforms = tuple(transforms)
+
+    def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Through all maps, first to last."""
+        each = []
+        for transform in self.transforms:
+            u, ladj = transform.call_and_ladj(u)
+            each.append(ladj)
+        return u, sum(each[1:], each[0])
+
+    def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Back through all maps, last to first."""
+        each = []
+        for transform in reversed(self.transforms):
+            z, ladj = transform.inverse_and_ladj(z)
+            each.append(ladj)
+        return z, sum(each[1:], each[0])
