@@ -11,7 +11,15 @@ from safetensors.torch import save_file
 
 from .data import DATA_SETS, Data, load
 from .errors import InputError
-from .models import BOOK_MODELS, MODELS, build, resolve, training_settings
+from .models import (
+    BOOK_MODELS,
+    FIRST_STAGE,
+    MODELS,
+    build,
+    on_first_stage,
+    resolve,
+    training_settings,
+)
 from .records import (
     Record,
     book_results,
@@ -150,24 +158,21 @@ def _run(
     checkpoint: Path,
     commit: str,
 ) -> tuple[VAE, Data, Record]:
-    _, sizes = resolve(model, data)
+    name, sizes = resolve(model, data)
     torch.manual_seed(seed)
     vae = build(model, data, sizes)
     settings: dict[str, Any] = training_settings(data)
     if epochs is not None:
         settings["epochs"] = epochs
     place = device_by_name(device)
+    settings |= {"beta": beta, "seed": seed, "device": place, "progress": True}
     try:
-        history = fit(
-            vae,
-            data,
-            beta=beta,
-            seed=seed,
-            device=place,
-            checkpoint=checkpoint,
-            progress=True,
-            **settings,
-        )
+        if name in FIRST_STAGE:
+            torch.manual_seed(seed)
+            first = build(FIRST_STAGE[name], data)
+            fit(first, data, checkpoint=checkpoint.with_name("first-stage.pt"), **settings)
+            vae = on_first_stage(vae, first)
+        history = fit(vae, data, checkpoint=checkpoint, **settings)
         record = make_record(
             model, vae, data, sizes, history,
             seed=seed, beta=beta, num_samples=samples, commit=commit,

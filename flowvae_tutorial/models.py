@@ -191,6 +191,7 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "hierarchical-vampprior": _hierarchical_vampprior,
     "flow-prior": partial(_flow_prior, "affine"),
     "spline-flow-prior": partial(_flow_prior, "spline"),
+    "two-stage-flow-prior": partial(_flow_prior, "affine"),
     "hierarchical-flow-prior": _hierarchical_flow_prior,
     "flow-posterior": partial(_flow_posterior, "affine"),
     "spline-flow-posterior": partial(_flow_posterior, "spline"),
@@ -201,6 +202,8 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
 
 
 BOOK_MODELS = list(MODELS)
+# Models that take posterior and likelihood from another, trained before them and then held.
+FIRST_STAGE = {"two-stage-flow-prior": "gaussian"}
 # The paper's name for the model that the book's first chapter is called after.
 MODELS["vae"] = _gaussian
 
@@ -244,3 +247,9 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     """
     model, named = resolve(name, data)
     return MODELS[model](data, sizes or named)
+
+
+def on_first_stage(vae: VAE, first: VAE) -> VAE:
+    """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
+    held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
+    return VAE(vae.prior, *held)

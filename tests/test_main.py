@@ -35,8 +35,9 @@ RUN = "rings-gaussian-seed0"
 def few_rings() -> Data:
     rings = WHOLE_RINGS()
     return replace(
-        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:50]
-    )
+        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:50],
+        labels={"train": rings.labels["train"][:200]},
+    )  # fmt: skip
 
 
 WHOLE_RINGS = DATA_SETS["rings"]
@@ -174,6 +175,20 @@ def test_beta_and_seed_reach_the_run(command: Command, tmp_path: Path) -> None:
     assert (record["beta"], record["seed"]) == (0.25, 2)
     state = load_whole(tmp_path / "runs" / "rings-gaussian-beta0.25-seed2" / "checkpoint.pt")
     assert (state["run"]["beta"], state["run"]["seed"]) == (0.25, 2)
+
+
+def test_two_stages_hold_the_encoder_and_decoder_of_the_first_and_train_the_prior(
+    command: Command, tmp_path: Path
+) -> None:
+    command(TRAIN)
+    command(TRAIN + " --model two-stage-flow-prior")
+    first, second = (
+        load_file(tmp_path / "runs" / name / "weights.safetensors")
+        for name in (RUN, RUN.replace("gaussian", "two-stage-flow-prior"))
+    )
+    assert first.keys() < second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert second["prior.loc"].any(), "the prior has learned"
 
 
 def test_the_readmes_command_trains_on_digits(tmp_path: Path) -> None:
