@@ -123,7 +123,7 @@ class CouplingFlow(nn.Module):
         super().__init__()
         if kind not in ("affine", "spline"):
             raise InputError(f"no coupling of kind {kind!r}: choose 'affine' or 'spline'")
-        if features < 1 or context < 0 or transforms < 0 or not hidden:
+        if features < 1 or context < 0 or transforms < 0 or min(hidden, default=0) < 1:
             raise InputError(
                 "a flow needs at least 1 feature and 1 hidden layer, and no negative sizes; got "
                 f"features={features}, context={context}, transforms={transforms}, "

@@ -73,6 +73,11 @@ class FlowPosterior(nn.Module):
             InputError: the network's last dimension is not twice the flow's features.
         """
         base = _diagonal_gaussian(self.net(*context))
+        if base.event_shape[0] != self.flow.features:
+            raise InputError(
+                f"the posterior's network gives {2 * base.event_shape[0]} numbers; for a flow of "
+                f"{self.flow.features} features it must give {2 * self.flow.features}"
+            )
         return Flow(base, self.flow.transform(base.mean))
 
 

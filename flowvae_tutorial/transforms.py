@@ -205,7 +205,7 @@ def rational_quadratic_spline(
     ends = corners[..., 0, 0], corners[..., 0, -1]
     inside = (value >= ends[0]) & (value <= ends[1])
     # Both branches of a `where` get gradients: the one not taken must stay finite, too.
-    at = torch.maximum(torch.minimum(value, ends[1]), ends[0])
+    at = value.clamp(*ends)
     along = corners[..., int(inverse), 1:-1]
     index = (at.unsqueeze(-1) >= along).sum(-1, keepdim=True)
     table = torch.cat([corners, slopes.unsqueeze(-2)], dim=-2)

@@ -13,13 +13,18 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 import flowvae_tutorial.evaluation
 from flowvae_tutorial import (
     VAE,
+    CouplingFlow,
+    FlowPosterior,
     GaussianLikelihood,
+    GaussianPosterior,
     InputError,
     StandardNormal,
     active_units,
     aggregated_posterior,
+    energy_distance,
     evaluate,
     mean_and_standard_error,
+    modes_found,
     prior_gap,
 )
 from flowvae_tutorial.evaluation import elbo_by_level
@@ -70,6 +75,53 @@ def test_active_units_are_those_whose_means_vary_by_more_than_the_threshold() ->
     assert active_units(vae, x).tolist() == [False, False, True, True, True]
     assert active_units(vae, x, threshold=0.2).tolist() == [False, False, False, True, True]
     assert active_units(vae, x, threshold=0.26).tolist() == [False] * 5
+
+
+def gaussian_and_flow(deviations: list[float]) -> tuple[VAE, VAE]:
+    """One model twice, the second time with a flow, the identity, behind its posterior."""
+    d = len(deviations)
+    net = nn.Linear(d, 2 * d).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.cat([torch.diag(torch.tensor(deviations)), torch.zeros(d, d)]))
+        net.bias.copy_(torch.cat([torch.zeros(d), torch.full((d,), -2.0)]))
+    likelihood = GaussianLikelihood(nn.Linear(d, d), d).double()
+    flow = CouplingFlow(d, context=d, hidden=(8,)).double()
+    posteriors = GaussianPosterior(net), FlowPosterior(net, flow)
+    gaussian, bent = (VAE(StandardNormal(d).double(), q, likelihood) for q in posteriors)
+    return gaussian, bent
+
+
+def test_a_flow_that_changes_nothing_keeps_the_active_units() -> None:
+    gaussian, flow = gaussian_and_flow([0.0, 0.02, 0.5, -0.5])
+    x = standardised(400, 4)
+    with pytest.raises(NotImplementedError):
+        _ = flow.posterior(x).mean
+    # Scale e⁻² and 256 samples: sampling adds 7e-5 to the variance of a mean.
+    assert active_units(gaussian, x).tolist() == [False, False, True, True]
+    assert active_units(flow, x).tolist() == [False, False, True, True]
+    assert active_units(flow, x, threshold=0.3).tolist() == [False] * 4
+
+
+def test_units_that_a_flow_alone_moves_are_active() -> None:
+    _, vae = gaussian_and_flow([0.0, 0.5])
+    x = standardised(400, 2)
+    assert active_units(vae, x).tolist() == [False, True]
+    # The mean of the second goes into the first: a shift by the context.
+    with torch.no_grad():
+        for net in vae.posterior.flow.nets:
+            net.of_context.weight.copy_(torch.tensor([[0.0, 1.0]]).expand(8, 2))
+            net.body[-1][-1].weight[0] = 1.0
+    assert active_units(vae, x).tolist() == [True, True]
+
+
+def test_posterior_means_by_samples_do_not_depend_on_the_rows_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flowvae_tutorial.evaluation, "ROWS", 7)
+    gaussian, flow = gaussian_and_flow([0.0, 0.5])
+    x = standardised(20, 2)
+    for vae in (gaussian, flow):
+        assert active_units(vae, x).tolist() == [False, True]
 
 
 def test_aggregated_posterior_is_the_mean_of_the_posterior_densities() -> None:
@@ -146,6 +198,21 @@ def test_evaluation_of_an_exact_posterior_is_the_closed_form(
     (kl,) = found.kl
     assert kl == pytest.approx(exact.kl(x).mean().item(), abs=4 * 2 / 200)
     assert found.reconstruction == pytest.approx(found.elbo + kl, abs=1e-12)
+    assert found.active.tolist() == [True, True]
+
+
+def test_evaluation_of_a_flow_posterior_is_that_of_the_gaussian_it_starts_as(
+    linear_gaussian: Callable[..., Any],
+) -> None:
+    exact = linear_gaussian()
+    posterior = FlowPosterior(exact.vae.posterior.net, CouplingFlow(2, context=2).double())
+    vae = VAE(exact.vae.prior, posterior, exact.vae.likelihood)
+    x = exact.data(20)
+    found = evaluate(vae, x, num_samples=3, elbo_samples=200)
+    torch.testing.assert_close(found.nll, -exact.log_p(x), rtol=0, atol=1e-9)
+    assert found.elbo == pytest.approx(exact.log_p(x).mean().item(), abs=1e-9)
+    (kl,) = found.kl
+    assert kl == pytest.approx(exact.kl(x).mean().item(), abs=4 * 2 / (20 * 200) ** 0.5)
     assert found.active.tolist() == [True, True]
 
 
@@ -267,3 +334,51 @@ def test_evaluation_of_bad_data_is_refused(linear_gaussian: Callable[..., Any]) 
     vae = linear_gaussian().vae
     with pytest.raises(InputError, match=r"\A[^\n]*NaN or infinite[^\n]*\Z"):
         evaluate(vae, torch.full((3, 6), math.nan).double())
+
+
+# --- samples ----------------------------------------------------------------------------------
+
+
+def test_the_energy_distance_of_two_normals_is_the_closed_form() -> None:
+    x, y = torch.randn(4000, 1), 1.5 + torch.randn(4000, 1)
+
+    def mean_distance(shift: float) -> float:
+        """E|A − B| for A − B ~ N(shift, 2)."""
+        scale = 2**0.5
+        return scale * (2 / math.pi) ** 0.5 * math.exp(-(shift**2) / 4) + shift * math.erf(
+            shift / 2
+        )
+
+    expected = 2 * mean_distance(1.5) - 2 * mean_distance(0.0)
+    assert energy_distance(x, y) == pytest.approx(expected, abs=0.06)
+    assert energy_distance(x, y) == pytest.approx(energy_distance(y, x), abs=1e-9)
+
+
+def test_the_energy_distance_of_equal_distributions_is_zero_on_average() -> None:
+    draws = torch.tensor([energy_distance(*torch.randn(2, 50, 2)) for _ in range(300)])
+    assert draws.mean().abs() < 4 * draws.std() / 300**0.5
+    assert (draws < 0).any(), "an estimate that cannot be negative would have a bias"
+
+
+def test_the_energy_distance_is_that_of_the_definition() -> None:
+    x, y = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0], [2.0]])
+    between = (0 + 2 + 1 + 1 + 3 + 1) / 6
+    assert energy_distance(x, y) == pytest.approx(2 * between - (1 + 3 + 2) / 3 - 2)
+
+
+def test_an_energy_distance_of_one_point_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\A[^\n]*at least 2 points a set, got 1, 5[^\n]*\Z"):
+        energy_distance(torch.zeros(1, 2), torch.zeros(5, 2))
+
+
+def test_a_cluster_is_found_if_a_quarter_of_its_share_is_near() -> None:
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    labels = torch.arange(4).repeat_interleave(500)
+    points = centres[labels] + torch.randn(2000, 2)
+    assert modes_found(points, points, labels) == 4
+    assert modes_found(points[labels < 3], points, labels) == 3
+    # A fair share of 400 samples is 100: 30 near ones are more than a quarter, 20 are not.
+    for few, found in ((30, 2), (20, 1)):
+        samples = torch.cat([points[:few], points[-(400 - few) :]])
+        assert modes_found(samples, points, labels) == found
+    assert modes_found(points + 4.5, points, labels) == 0

@@ -288,7 +288,9 @@ def test_reproduce_writes_a_record_a_run_and_does_nothing_twice(
         (model, seed) for model in BOOK_MODELS for seed in (0, 1)
     }
     table = [line.split(" | ")[:2] for line in outcome.out.splitlines()[-len(BOOK_MODELS) :]]
-    assert table == [[f"| rings-{model}", "2"] for model in sorted(BOOK_MODELS)]
+    assert table == [
+        [f"| rings-{model}", "2"] for model in sorted(BOOK_MODELS, key=lambda m: f"{m}-seed")
+    ]
 
     before = files(tmp_path)
     again = command(REPRODUCE)
