@@ -27,6 +27,7 @@ from .priors import (
     VampPrior,
     pseudo_inputs_from,
 )
+from .refinement import Refined, Trace, fit_reward, refine, refine_with_trace
 from .training import History, fit
 from .vae import ELBO, VAE
 
@@ -49,8 +50,10 @@ __all__ = [
     "History",
     "InputError",
     "Mixture",
+    "Refined",
     "StandardNormal",
     "Surgery",
+    "Trace",
     "VampPrior",
     "active_units",
     "aggregated_posterior",
@@ -60,11 +63,14 @@ __all__ = [
     "energy_distance",
     "evaluate",
     "fit",
+    "fit_reward",
     "gated_mlp",
     "mean_and_standard_error",
     "mlp",
     "modes_found",
     "prior_gap",
     "pseudo_inputs_from",
+    "refine",
+    "refine_with_trace",
     "rsample_and_log_prob",
 ]

@@ -101,16 +101,20 @@ def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
     return figure
 
 
-def _latent_axes(axis: Any, extent: float) -> None:
+def _latent_axes(axis: Any, extent: float, of_data: bool = False) -> None:
+    unit = "" if of_data else " (standard deviations of N(0, I))"
+    name = "x" if of_data else "z"
     axis.set(
-        xlabel="$z_1$ (standard deviations of N(0, I))",
-        ylabel="$z_2$ (standard deviations of N(0, I))",
+        xlabel=f"${name}_1${unit}", ylabel=f"${name}_2${unit}",
         xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal",
     )  # fmt: skip
 
 
 def plot_densities(
-    densities: dict[str, Callable[[Tensor], Tensor]], extent: float = 3.2, steps: int = 121
+    densities: dict[str, Callable[[Tensor], Tensor]],
+    extent: float = 3.2,
+    steps: int = 121,
+    of_data: bool = False,
 ) -> Figure:
     """Two-dimensional densities side by side, on one scale.
 
@@ -118,6 +122,7 @@ def plot_densities(
         densities: a name for each function from points `(N, 2)` to log-densities `(N,)`.
         extent: the plane is drawn from minus to plus this.
         steps: points along each axis.
+        of_data: the plane is that of the data and not of the latents.
     """
     line = torch.linspace(-extent, extent, steps)
     grid = torch.cartesian_prod(line, line)
@@ -132,7 +137,7 @@ def plot_densities(
             value.cpu().numpy(), origin="lower", extent=(-extent, extent) * 2, cmap="viridis",
             vmin=0, vmax=top,
         )  # fmt: skip
-        _latent_axes(axis, extent)
+        _latent_axes(axis, extent, of_data)
         axis.set_title(name)
     figure.colorbar(image, ax=axes, label="density", shrink=0.7, extend="max")
     return figure

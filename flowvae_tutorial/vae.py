@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
 from .errors import InputError
+from .refinement import refine
 
 # Latents decoded at once by `log_marginal`: more would not be faster and would not fit a laptop.
 CHUNK = 10_000
@@ -188,9 +189,29 @@ class VAE(nn.Module):
         return total - math.log(num_samples)
 
     @torch.no_grad()
-    def sample(self, n: int, mean: bool = False) -> Tensor:
-        """Draw `n` examples `(n, X)` from the model, or the likelihood's means for `mean=True`."""
-        p_x: Distribution = self.likelihood(self.prior().sample((n,)))
+    def sample(
+        self,
+        n: int,
+        mean: bool = False,
+        *,
+        refine_steps: int = 0,
+        refine_lr: float = 0.1,
+        anchor: float = 0.1,
+    ) -> Tensor:
+        """Draw `n` examples `(n, X)` from the model.
+
+        Args:
+            n: how many.
+            mean: give the likelihood's means and not draws from it.
+            refine_steps: steps of `refine` under the prior, between drawing and decoding.
+            refine_lr: their size.
+            anchor: how hard each latent is held where it was drawn.
+        """
+        prior = self.prior()
+        z = prior.sample((n,))
+        if refine_steps:
+            z = refine(z, prior.log_prob, steps=refine_steps, lr=refine_lr, anchor=anchor)
+        p_x: Distribution = self.likelihood(z)
         return p_x.mean if mean else p_x.sample()
 
     @torch.no_grad()

@@ -1,0 +1,280 @@
+"""Refinement: latents moved uphill in log p(z), held near their start, with a reward if any."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import InputError
+from .networks import mlp
+
+LogDensity = Callable[[Tensor], Tensor]
+
+# Latents refined at once: more would not be faster and would not fit a laptop.
+CHUNK = 10_000
+# A step halved so often is smaller than rounding.
+HALVINGS = 24
+
+
+class Trace(NamedTuple):
+    """What `refine` saw before the first and after each step, `(steps + 1, N)` each."""
+
+    log_prob: Tensor
+    """log p(z), in nats."""
+    reward: Tensor
+    """Zeros without a reward."""
+    distance: Tensor
+    """‖z − z₀‖, from the start."""
+
+
+class Refined(NamedTuple):
+    """The refined latents and the way there."""
+
+    z: Tensor
+    trace: Trace
+
+
+def refine(
+    z: Tensor,
+    log_prob: LogDensity,
+    reward: LogDensity | None = None,
+    *,
+    steps: int = 10,
+    lr: float = 0.1,
+    anchor: float = 0.1,
+    temperature: float = 0.0,
+    metropolis: bool = False,
+) -> Tensor:
+    """Move latents uphill in U(z) = log p(z) + reward(z) − anchor ‖z − z₀‖² (`eq-refinement`).
+
+    Each latent moves on its own: its result does not depend on the others.
+
+    At temperature 0 this is gradient ascent, and U never falls: a latent whose step would lower
+    it halves that step until it does not. Nothing is drawn at random.
+
+    At a temperature T > 0 it is Langevin dynamics, z ← z + lr ∇U + √(2 lr T) ε, whose target is
+    exp(U / T) up to an error of order lr (`eq-langevin`). With `metropolis` each move is
+    accepted or refused, and the target is exact. ε comes from torch's random state.
+
+    Costs, per step, a gradient and a value of U; in chunks, so that memory stays flat.
+
+    Args:
+        z: `(N, D)`, where to start; it is left as it is.
+        log_prob: log p, from `(N, D)` to `(N,)`, such as `vae.prior().log_prob`.
+        reward: added to log p, from `(N, D)` to `(N,)`.
+        steps: how many.
+        lr: the size of a step, for a gradient of 1.
+        anchor: how hard z₀ pulls.
+        temperature: 0 climbs, 1 samples.
+        metropolis: accept or refuse each Langevin move.
+
+    Returns:
+        `(N, D)`, of the dtype of z and without a graph. No parameter gets a gradient.
+
+    Raises:
+        InputError: an argument makes no sense; log_prob or reward has another shape than `(N,)`,
+            gives no gradient or is not finite. The message names step and number of latents.
+    """
+    return refine_with_trace(
+        z, log_prob, reward, steps=steps, lr=lr, anchor=anchor, temperature=temperature,
+        metropolis=metropolis,
+    ).z  # fmt: skip
+
+
+def refine_with_trace(
+    z: Tensor,
+    log_prob: LogDensity,
+    reward: LogDensity | None = None,
+    *,
+    steps: int = 10,
+    lr: float = 0.1,
+    anchor: float = 0.1,
+    temperature: float = 0.0,
+    metropolis: bool = False,
+) -> Refined:
+    """The same as `refine`, with log p, reward and distance before and after each step."""
+    # Written so that NaN is refused, too.
+    sensible = lr > 0 and math.isfinite(lr) and anchor >= 0 and temperature >= 0
+    if not sensible or steps < 0:
+        raise InputError(
+            "refine needs a positive lr, and steps, anchor and temperature not below 0; got "
+            f"steps={steps}, lr={lr}, anchor={anchor}, temperature={temperature}"
+        )
+    if metropolis and temperature == 0:
+        raise InputError("a Metropolis correction needs a temperature above 0")
+    if z.ndim != 2 or not z.is_floating_point():
+        raise InputError(
+            f"z must be floating point of shape (N, D), got {z.dtype} {tuple(z.shape)}"
+        )
+    if not z.isfinite().all():
+        raise InputError("z has NaN or infinite values")
+    parts = []
+    for start in z.detach().split(CHUNK):
+        ascent = _Ascent(start, log_prob, reward, lr, anchor, temperature, metropolis)
+        parts.append(ascent.run(steps))
+    trace = (torch.cat(values, dim=1) for values in zip(*(p.trace for p in parts), strict=True))
+    return Refined(torch.cat([part.z for part in parts]), Trace(*trace))
+
+
+class _Point(NamedTuple):
+    z: Tensor
+    log_prob: Tensor
+    reward: Tensor
+    objective: Tensor
+
+
+class _Ascent:
+    """One chunk of latents on its way."""
+
+    def __init__(
+        self,
+        start: Tensor,
+        log_prob: LogDensity,
+        reward: LogDensity | None,
+        lr: float,
+        anchor: float,
+        temperature: float,
+        metropolis: bool,
+    ) -> None:
+        self.start, self.log_prob, self.reward = start, log_prob, reward
+        self.lr, self.anchor, self.temperature = lr, anchor, temperature
+        self.metropolis = metropolis
+
+    def run(self, steps: int) -> Refined:
+        point, gradient = self.with_gradient(self.start, 0)
+        points = [point]
+        for step in range(1, steps + 1):
+            if self.temperature == 0:
+                point, gradient = self.with_gradient(self.climb(point, gradient), step)
+            else:
+                point, gradient = self.diffuse(point, gradient, step)
+            points.append(point)
+        log_prob, reward = (torch.stack([p[i] for p in points]) for i in (1, 2))
+        distance = torch.stack([(p.z - self.start).norm(dim=-1) for p in points])
+        return Refined(point.z, Trace(log_prob, reward, distance))
+
+    def at(self, z: Tensor, start: Tensor) -> _Point:
+        log_prob = self.log_prob(z)
+        reward = torch.zeros_like(log_prob) if self.reward is None else self.reward(z)
+        for name, value in (("log_prob", log_prob), ("reward", reward)):
+            if value.shape != z.shape[:1]:
+                raise InputError(
+                    f"{name} must give one number a latent, shape {tuple(z.shape[:1])}, got "
+                    f"{tuple(value.shape)}"
+                )
+        pull = self.anchor * (z - start).square().sum(-1)
+        return _Point(z, log_prob, reward, log_prob + reward - pull)
+
+    def with_gradient(self, z: Tensor, step: int) -> tuple[_Point, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            point = self.at(z, self.start)
+            for name in ("log_prob", "reward"):
+                value = getattr(point, name)
+                if not value.requires_grad and (name == "log_prob" or self.reward is not None):
+                    raise InputError(
+                        f"{name} gives no gradient: do not detach it or compute it under no_grad"
+                    )
+            # Of the sum: each latent gets its own gradient, whatever their number.
+            (gradient,) = torch.autograd.grad(point.objective.sum(), z)
+        for name, value in (
+            ("log_prob", point.log_prob),
+            ("reward", point.reward),
+            ("the gradient", gradient.sum(-1)),
+        ):
+            bad = int((~value.isfinite()).sum())
+            if bad:
+                raise InputError(
+                    f"{name} is not finite at step {step} for {bad} of {len(z)} latents: start "
+                    "where the density is not zero, or lower lr"
+                )
+        return _Point(*(value.detach() for value in point)), gradient
+
+    @torch.no_grad()
+    def climb(self, point: _Point, gradient: Tensor) -> Tensor:
+        """A step uphill, halved for each latent until it is none downhill."""
+        z = point.z.clone()
+        left = torch.arange(len(z), device=z.device)
+        lr = self.lr
+        for _ in range(HALVINGS):
+            trial = point.z[left] + lr * gradient[left]
+            # Written so that NaN counts as downhill.
+            uphill = self.at(trial, self.start[left]).objective >= point.objective[left]
+            z[left[uphill]] = trial[uphill]
+            left = left[~uphill]
+            if len(left) == 0:
+                break
+            lr /= 2
+        return z
+
+    @torch.no_grad()
+    def diffuse(self, point: _Point, gradient: Tensor, step: int) -> tuple[_Point, Tensor]:
+        """A Langevin move, refused for each latent by Metropolis' rule if that is asked for."""
+        spread = 2 * self.lr * self.temperature
+        ahead = point.z + self.lr * gradient
+        z = ahead + spread**0.5 * torch.randn_like(ahead)
+        there, gradient_there = self.with_gradient(z, step)
+        if not self.metropolis:
+            return there, gradient_there
+        back = z + self.lr * gradient_there
+        log_ratio = (there.objective - point.objective) / self.temperature + (
+            (z - ahead).square().sum(-1) - (point.z - back).square().sum(-1)
+        ) / (2 * spread)
+        accepted = torch.rand_like(log_ratio).log() < log_ratio
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(accepted if new.ndim == 1 else accepted.unsqueeze(-1), new, old)
+
+        chosen = _Point(*(choose(*pair) for pair in zip(there, point, strict=True)))
+        return chosen, choose(gradient_there, gradient)
+
+
+def fit_reward(z: Tensor, target: Tensor, hidden: tuple[int, ...] = (64,)) -> nn.Module:
+    """Train a small reward on latents z `(N, D)` with a target `(N,)`.
+
+    Booleans give the log-probability of `True`, in nats. Numbers give the predicted number, in
+    standard deviations of the target. Takes a second or two for a thousand latents.
+
+    Returns:
+        A module from `(N, D)` to `(N,)`, with nothing left to learn.
+
+    Raises:
+        InputError: another shape, fewer than two latents, or a target that is always the same.
+    """
+    if z.ndim != 2 or target.shape != z.shape[:1]:
+        raise InputError(
+            f"fit_reward needs latents (N, D) and a target (N,), got {tuple(z.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    if len(target) < 2 or (target == target[0]).all():
+        raise InputError("fit_reward needs a target with at least two different values")
+    is_true = target.dtype == torch.bool
+    wanted = target.to(z)
+    if not is_true:
+        wanted = (wanted - wanted.mean()) / wanted.std()
+    net = _Reward(z, hidden, is_true)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.1)
+    for _ in range(500):
+        rows = torch.randint(len(z), (min(len(z), 256),), device=z.device)
+        output = net.net(z[rows]).squeeze(-1)
+        error = F.binary_cross_entropy_with_logits if is_true else F.mse_loss
+        loss = error(output, wanted[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.requires_grad_(False)
+    return net
+
+
+class _Reward(nn.Module):
+    def __init__(self, z: Tensor, hidden: tuple[int, ...], is_log_probability: bool) -> None:
+        super().__init__()
+        self.net = mlp(z.shape[-1], hidden, 1).to(z)
+        self.is_log_probability = is_log_probability
+
+    def forward(self, z: Tensor) -> Tensor:
+        output: Tensor = self.net(z).squeeze(-1)
+        return F.logsigmoid(output) if self.is_log_probability else output
