@@ -1,6 +1,6 @@
 """The figures of the book: each function returns a matplotlib figure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -140,6 +140,47 @@ def plot_densities(
         _latent_axes(axis, extent, of_data)
         axis.set_title(name)
     figure.colorbar(image, ax=axes, label="density", shrink=0.7, extend="max")
+    return figure
+
+
+def plot_posteriors(
+    x: Tensor,
+    densities: Mapping[str, Tensor],
+    window: tuple[float, float, float, float],
+    image_shape: tuple[int, int] | None = None,
+    others: Tensor | None = None,
+) -> Figure:
+    """An example, and densities of its latent side by side on one scale.
+
+    Args:
+        x: the example, `(X,)`.
+        densities: a name for the values `(steps, steps)` of each density, first index z₁.
+        window: left, right, bottom and top of the part of the latent plane that is drawn.
+        image_shape: of an image; without it x is a point of the plane.
+        others: `(N, 2)`, points drawn behind x.
+    """
+    count = len(densities)
+    figure, axes = plt.subplots(
+        1, count + 1, figsize=(2.4 * count + 2, 2.9), layout="constrained",
+        width_ratios=[0.8, *[1] * count],
+    )  # fmt: skip
+    if image_shape is not None:
+        _show(axes[0], x, image_shape)
+        axes[0].axis("off")
+    else:
+        if others is not None:
+            axes[0].plot(*others.cpu().T, ".", color=COLOURS[9], markersize=2)
+        axes[0].plot(*x.cpu(), "o", color=COLOURS[3], markersize=9)
+        axes[0].set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    axes[0].set_title("x")
+    top = max(float(value.max()) for value in densities.values())
+    for axis, (name, value) in zip(axes[1:], densities.items(), strict=True):
+        axis.imshow(
+            value.T.cpu().numpy(), origin="lower", extent=window, cmap="viridis", vmin=0, vmax=top
+        )
+        axis.set(xlabel="$z_1$", title=name)
+        axis.title.set_fontsize("medium")
+    axes[1].set_ylabel("$z_2$")
     return figure
 
 

@@ -104,13 +104,13 @@ class Coupling(Bijection):
         """One pass of the network, then g."""
         a, b = u.tensor_split([self.size], dim=-1)
         b, log_slope = self.forward(b, self.net(a))
-        return torch.cat([a, b], dim=-1), log_slope.sum(-1)
+        return _joined(a, b), log_slope.sum(-1)
 
     def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """One pass of the network, then g⁻¹."""
         a, b = z.tensor_split([self.size], dim=-1)
         b, log_slope = self.backward(b, self.net(a))
-        return torch.cat([a, b], dim=-1), log_slope.sum(-1)
+        return _joined(a, b), log_slope.sum(-1)
 
     @staticmethod
     def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +121,11 @@ class Coupling(Bijection):
     def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """g⁻¹(b; θ) and the logarithm of the slope of g there, `(..., B)` each."""
         raise NotImplementedError
+
+
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    # A context may have given b more batch dimensions than the latents came with.
+    return torch.cat([a.expand(*b.shape[:-1], a.shape[-1]), b], dim=-1)
 
 
 class AffineCoupling(Coupling):

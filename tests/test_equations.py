@@ -24,6 +24,9 @@ from torch.distributions import (
 from flowvae_tutorial import (
     VAE,
     Chain,
+    CouplingFlow,
+    Flow,
+    FlowPosterior,
     GaussianLikelihood,
     GaussianMixture,
     GaussianPosterior,
@@ -34,9 +37,12 @@ from flowvae_tutorial import (
     active_units,
     aggregated_posterior,
     elbo_surgery,
+    energy_distance,
     mean_and_standard_error,
+    mlp,
     rsample_and_log_prob,
 )
+from flowvae_tutorial.transforms import rational_quadratic_spline
 
 BOOK = Path(__file__).parents[1] / "book"
 LABEL = re.compile(r"\$\$\s*\((eq-[a-z0-9-]+)\)")
@@ -652,3 +658,224 @@ def test_eq_hierarchical_vampprior() -> None:
     by_equation = (logits.softmax(0)[:, None] * each).sum(0).log()
     above, _ = prior.log_prob_parts(torch.cat([z2, z1], -1))
     torch.testing.assert_close(above, by_equation)
+
+
+# --- chapter 4 --------------------------------------------------------------------------------
+
+
+def bent(u: Tensor) -> Tensor:
+    """A map of the line, three times as steep in the middle as far out."""
+    return u + (2 * u).tanh()
+
+
+def unbent(z: Tensor) -> Tensor:
+    """Its inverse, by bisection."""
+    low, high = z - 2, z + 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = bent(middle) < z
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def test_eq_flow_prior() -> None:
+    z = torch.linspace(-9, 9, 6001, dtype=torch.float64)
+    u = unbent(z)
+    slope = 1 + 2 / (2 * u).cosh() ** 2
+    log_p = Normal(0.0, 1.0).log_prob(u) - slope.log()
+    assert quadrature(log_p.exp(), z) == pytest.approx(1, abs=1e-9)
+    # P(z < 1) = P(u < f⁻¹(1)).
+    below = z <= 1
+    probability = quadrature(log_p[below].exp(), z[below])
+    expected = Normal(0.0, 1.0).cdf(unbent(torch.tensor(1.0).double())).item()
+    assert probability == pytest.approx(expected, abs=1e-3)
+    # In two dimensions, with autograd's determinant: the package's flow integrates to 1.
+    flow = CouplingFlow(2, transforms=2, hidden=(8,)).double()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    line = torch.linspace(-9, 9, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    transform = flow.transform()
+    with torch.no_grad():
+        u = transform.inv(grid)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda u: transform.call_and_ladj(u)[0]))(u)
+    log_p = Normal(0.0, 1.0).log_prob(u).sum(-1) - torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(flow().log_prob(grid), log_p, rtol=0, atol=1e-8)
+    assert quadrature(log_p.exp().detach().reshape(301, 301), line, line) == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+def test_eq_coupling() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(2, 6, dtype=torch.float64)
+
+    def coupling(u: Tensor) -> Tensor:
+        a, b = u[:2], u[2:]
+        t, s = (a @ weight).sin().chunk(2)
+        return torch.cat([a, t + s.exp() * b])
+
+    u = torch.randn(5, dtype=torch.float64)
+    jacobian = torch.func.jacrev(coupling)(u)
+    log_scale = (u[:2] @ weight).sin()[3:]
+    assert torch.linalg.slogdet(jacobian).logabsdet.item() == pytest.approx(
+        log_scale.sum().item(), abs=1e-12
+    )
+    assert not jacobian[:2, 2:].any(), "block triangular"
+    a, b = coupling(u)[:2], coupling(u)[2:]
+    back = (b - (a @ weight).sin()[:3]) / log_scale.exp()
+    torch.testing.assert_close(torch.cat([a, back]), u, rtol=0, atol=1e-12)
+
+
+def test_eq_spline() -> None:
+    u0, u1, z0, z1, slope0, slope1 = -0.4, 0.8, -1.0, 1.3, 0.6, 2.5
+    sigma = (z1 - z0) / (u1 - u0)
+
+    def g(u: Tensor) -> Tensor:
+        xi = (u - u0) / (u1 - u0)
+        top = sigma * xi**2 + slope0 * xi * (1 - xi)
+        return z0 + (z1 - z0) * top / (sigma + (slope1 + slope0 - 2 * sigma) * xi * (1 - xi))
+
+    ends = torch.tensor([u0, u1], dtype=torch.float64)
+    torch.testing.assert_close(g(ends), torch.tensor([z0, z1], dtype=torch.float64))
+    slopes = torch.func.vmap(torch.func.grad(g))(ends)
+    torch.testing.assert_close(slopes, torch.tensor([slope0, slope1], dtype=torch.float64))
+    u = torch.linspace(u0, u1, 101, dtype=torch.float64)
+    assert (g(u).diff() > 0).all(), "increasing"
+    # The package's spline has more knots; in this bin it is the same.
+    corners = torch.tensor([[-2.0, u0, u1, 2.0], [-2.0, z0, z1, 2.0]], dtype=torch.float64)
+    all_slopes = torch.tensor([1.0, slope0, slope1, 1.0], dtype=torch.float64)
+    z, log_slope = rational_quadratic_spline(u, corners, all_slopes)
+    torch.testing.assert_close(z, g(u), rtol=0, atol=1e-12)
+    torch.testing.assert_close(log_slope.exp(), torch.func.vmap(torch.func.grad(g))(u))
+
+
+def test_eq_flow_kl() -> None:
+    torch.manual_seed(0)
+    flow = CouplingFlow(2, transforms=2, hidden=(8,)).double()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    loc, scale = torch.tensor([0.5, -0.3]).double(), torch.tensor([0.6, 0.9]).double()
+    q = Independent(Normal(loc, scale), 1)
+    z = q.sample((20_000,))
+    with torch.no_grad():
+        u, _ = flow.transform().inverse_and_ladj(z)
+        _, ladj = flow.transform().call_and_ladj(u)
+        kl = q.log_prob(z) - Normal(0.0, 1.0).log_prob(u).sum(-1) + ladj
+    line = torch.linspace(-6, 6, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        density = q.log_prob(grid).exp() * (q.log_prob(grid) - flow().log_prob(grid))
+    exact = quadrature(density.reshape(301, 301), line, line)
+    assert kl.mean().item() == pytest.approx(exact, abs=4 * kl.std().item() / 20_000**0.5)
+
+
+def test_eq_energy_distance() -> None:
+    # Of two densities on the line it is twice the integral of the squared difference of their
+    # cumulative distribution functions (Székely and Rizzo, 2013).
+    line = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    one, other = Normal(0.0, 1.0), Normal(1.0, 2.0)
+    exact = 2 * quadrature((one.cdf(line) - other.cdf(line)) ** 2, line)
+    torch.manual_seed(0)
+    x, y = one.sample((3000, 1)), other.sample((3000, 1))
+    assert energy_distance(x, y) == pytest.approx(exact, abs=0.04)
+    assert energy_distance(x, one.sample((3000, 1))) == pytest.approx(0, abs=0.01)
+
+
+# --- chapter 5 --------------------------------------------------------------------------------
+
+
+def _bent_flow(context: int) -> CouplingFlow:
+    """A flow over two dimensions with random weights, far from the identity."""
+    torch.manual_seed(0)
+    flow = CouplingFlow(2, context=context, transforms=3, hidden=(8,)).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(0, 0.2)
+    return flow
+
+
+def test_eq_grid_posterior() -> None:
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle()
+    x, log_p, mean, posterior_scale = x[:4], log_p[:4], mean[:4], posterior_scale[:4]
+    z, log_area = _grid(steps=351)
+    joint = _log_joint(z[:, None], x, weight, bias, scale)
+    log_p_x = joint.logsumexp(0) + log_area
+    torch.testing.assert_close(log_p_x, log_p)
+    exact = Normal(mean, posterior_scale).log_prob(z[:, None]).sum(-1)
+    torch.testing.assert_close((joint - log_p_x).exp(), exact.exp())
+
+
+def test_eq_flow_posterior() -> None:
+    flow = _bent_flow(context=2)
+    net = mlp(3, (8,), 4).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        q = FlowPosterior(net, flow)(x)
+        z, log_q = rsample_and_log_prob(q, (5,))
+        # The same sample by hand, with the log-determinant of autograd's Jacobian.
+        mean, log_scale = net(x).chunk(2, -1)
+        u, _ = flow.transform(mean).inverse_and_ladj(z)
+    for s in range(5):
+        for n in range(2):
+            here = flow.transform(mean[n])
+            jacobian = torch.autograd.functional.jacobian(here, u[s, n])
+            torch.testing.assert_close(here(u[s, n]).detach(), z[s, n])
+            log_u = Normal(mean[n], log_scale[n].exp()).log_prob(u[s, n]).sum()
+            torch.testing.assert_close(log_q[s, n], log_u - torch.linalg.slogdet(jacobian)[1])
+    # And it is a density: it integrates to one for each x.
+    grid, log_area = _grid(half=15.0, steps=601)
+    with torch.no_grad():
+        whole = (q.log_prob(grid[:, None].expand(-1, 2, -1)).logsumexp(0) + log_area).exp()
+    torch.testing.assert_close(whole, torch.ones_like(whole), rtol=0, atol=1e-3)
+
+
+def test_eq_noisy_context() -> None:
+    """The true slope against autograd; and without the extra term no density is left."""
+    u, log_area = _grid(half=9.0, steps=601)
+    u.requires_grad_()
+    mean = torch.tensor([0.5, 1.0], dtype=torch.float64)
+
+    def slopes(constant: bool) -> tuple[Tensor, Tensor]:
+        """Of z₂ by autograd, and s."""
+        second = mean[1].expand(len(u)) if constant else u[:, 1]
+        s = (u[:, 0] + second).tanh()
+        z2 = u[:, 1] * s.exp()
+        return torch.autograd.grad(z2.sum(), u)[0][:, 1], s.detach()
+
+    def integral(slope: Tensor, s: Tensor) -> float:
+        claimed = Normal(mean, 1.0).log_prob(u.detach()).sum(-1) - s
+        return float((claimed.exp() * slope.abs()).sum() * math.exp(log_area))
+
+    slope, s = slopes(constant=False)
+    by_formula = s.exp() * (1 + u[:, 1].detach() * (1 - s**2))
+    torch.testing.assert_close(slope, by_formula)
+    assert abs(integral(slope, s) - 1) > 0.1
+    assert abs(integral(*slopes(constant=True)) - 1) < 1e-6
+
+
+def test_eq_pull_back() -> None:
+    """Both VAEs have the same evidence, the same ELBO and the same gap, on grids of their own."""
+    x, log_p, weight, bias, scale, mean, posterior_scale = _oracle(width=1.5)
+    x, log_p, mean, posterior_scale = x[:3], log_p[:3], mean[:3], posterior_scale[:3]
+    f = _bent_flow(context=0).transform()
+    with torch.no_grad():
+        # A Gaussian around the place that f takes to the posterior's mean.
+        base = Independent(Normal(f.inverse_and_ladj(mean)[0], posterior_scale), 1)
+        q = Flow(base, f)
+        u, log_area = _grid(half=10.0, steps=701)
+        at_u, ladj = f.call_and_ladj(u)
+        log_prior_u = Normal(0.0, 1.0).log_prob(at_u).sum(-1) + ladj
+        likelihood_u = Normal(at_u @ weight.T + bias, scale).log_prob(x[:, None]).sum(-1).T
+        joint_u = likelihood_u + log_prior_u[:, None]
+        log_q_u = base.log_prob(u[:, None])
+        elbo_u = (log_q_u.exp() * (joint_u - log_q_u)).sum(0) * math.exp(log_area)
+        z, log_area_z = _grid(half=6.0, steps=601)
+        joint_z = _log_joint(z[:, None], x, weight, bias, scale)
+        log_q_z = q.log_prob(z[:, None].expand(-1, 3, -1))
+        elbo_z = (log_q_z.exp() * (joint_z - log_q_z)).sum(0) * math.exp(log_area_z)
+    # p_f is a density, and the other VAE has the evidence of the first.
+    assert abs(float(log_prior_u.logsumexp(0) + log_area)) < 1e-3
+    torch.testing.assert_close(joint_u.logsumexp(0) + log_area, log_p, rtol=0, atol=1e-3)
+    torch.testing.assert_close(elbo_u, elbo_z, rtol=0, atol=1e-3)
+    assert (log_p - elbo_z > 0.01).all()

@@ -27,7 +27,14 @@ from torch.distributions import (
 )
 
 from flowvae_tutorial import Chain
-from flowvae_tutorial.exercises import chapter00, chapter01, chapter02, chapter03
+from flowvae_tutorial.exercises import (
+    chapter00,
+    chapter01,
+    chapter02,
+    chapter03,
+    chapter04,
+    chapter05,
+)
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
@@ -729,11 +736,200 @@ def chapter03_mistakes() -> Iterator[Mistake]:
 
 
 # A chapter's mistakes are one function above and one entry here.
+def chapter04_mistakes() -> Iterator[Mistake]:
+    def base(u: Tensor) -> Tensor:
+        return Normal(0, 1).log_prob(u).sum(-1)
+
+    check = chapter04.check_log_prob
+    for answer, hint in (
+        (lambda z, m, s: ..., "Write your answer"),
+        (lambda z, m, s: Normal(m, s.exp()).log_prob(z), "shape (7,), yours has (7, 3)"),
+        (lambda z, m, s: base((z - m) / s.exp()), "log-determinant is missing"),
+        (lambda z, m, s: base((z - m) / s.exp()) + s.sum(), "wrong sign"),
+        (lambda z, m, s: base((z - m) / s.exp()) - 2 * s.sum(), "log-determinant twice"),
+        (lambda z, m, s: base((z - m) / s.exp()) - s.exp().sum(), "Where is their log?"),
+        (lambda z, m, s: base(z) - s.sum(), "Which u did this z come from?"),
+        (lambda z, m, s: base(m + s.exp() * z) - s.sum(), "the other direction"),
+        (lambda z, m, s: base(z / s.exp() - m) - s.sum(), "shift before the stretch"),
+        (
+            lambda z, m, s: -0.5 * (((z - m) / s.exp()) ** 2).sum(-1) - s.sum(),
+            "constant of the Gaussian",
+        ),
+        (lambda z, m, s: base((z - m) / s.exp()) - s.sum() + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    def inverted(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.cat([z[:, :2], (z[:, 2:] - t) / s.exp()], -1)
+
+    check = chapter04.check_invert
+    for answer, hint in (
+        (lambda z, net: None, "Write your answer"),
+        (lambda z, net: z[:, 2:], "shape (6, 4), yours has (6, 2)"),
+        (
+            lambda z, net: torch.cat(
+                [z[:, :2], net(z[:, :2])[0] + net(z[:, :2])[1].exp() * z[:, 2:]], -1
+            ),
+            "Undo it",
+        ),
+        (
+            lambda z, net: torch.cat(
+                [z[:, :2], z[:, 2:] / net(z[:, :2])[1].exp() - net(z[:, :2])[0]], -1
+            ),
+            "divided first",
+        ),
+        (lambda z, net: inverted(z, *net(z[:, 2:])), "looks at the part that stays"),
+        (
+            lambda z, net: inverted(z.roll(2, -1), *net(z[:, 2:])).roll(2, -1),
+            "the first two numbers",
+        ),
+        (
+            lambda z, net: torch.cat(
+                [z[:, :2], (z[:, 2:] - net(z[:, :2])[0]) / net(z[:, :2])[1]], -1
+            ),
+            "logarithm of the scale",
+        ),
+        (
+            lambda z, net: inverted(z, net(z[:, :2])[0], -net(z[:, :2])[1]),
+            "instead of back",
+        ),
+        (lambda z, net: inverted(z, *net(z[:, :2])).roll(2, -1), "changed places"),
+        (lambda z, net: inverted(z, *net(z[:, :2])) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def base_density(
+    eps: Tensor, loc: Tensor, width: Tensor, at: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """u, and log N(at; loc, width²) summed over the dimensions; at u by default."""
+    u = loc + width * eps
+    return u, Normal(loc, width).log_prob(u if at is None else at).sum(-1)
+
+
+def flow_density(
+    eps: Tensor, loc: Tensor, width: Tensor, flow: Callable[..., tuple[Tensor, Tensor]]
+) -> Tensor:
+    u, log_u = base_density(eps, loc, width)
+    return log_u - flow(u, loc)[1]
+
+
+def kl_by_sum(log_q: Tensor, log_p: Tensor, log_area: float) -> Tensor:
+    return (log_q.exp() * (log_q - log_p)).sum(0) * math.exp(log_area)
+
+
+def chapter05_mistakes() -> Iterator[Mistake]:
+    check = chapter05.check_log_q
+
+    def log_u(e: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return base_density(e, m, s.exp())[1]
+
+    def u_of(e: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return m + s.exp() * e
+
+    for answer, hint in (
+        (lambda e, m, s, f: None, "Write your answer"),
+        (lambda e, m, s, f: Normal(m, s.exp()).log_prob(u_of(e, m, s)), "yours has (4, 5, 3)"),
+        (lambda e, m, s, f: flow_density(e, m, s, f), "log σ first"),
+        (lambda e, m, s, f: log_u(e, m, s) + f(u_of(e, m, s), m)[1], "wrong sign. Where f"),
+        (lambda e, m, s, f: log_u(e, m, s), "This is the density of u"),
+        (lambda e, m, s, f: log_u(e, m, s) - 2 * f(u_of(e, m, s), m)[1], "counted twice"),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), u_of(e, m, s))[1],
+            "the noisy u as its context",
+        ),
+        (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), s)[1], "log σ as its context"),
+        (lambda e, m, s, f: log_u(e, m, s) - f(e, m)[1], "You sent ε through the flow"),
+        (
+            lambda e, m, s, f: Normal(0.0, 1.0).log_prob(e).sum(-1) - f(e, m)[1],
+            "You left μ and σ out",
+        ),
+        (
+            lambda e, m, s, f: Normal(0.0, 1.0).log_prob(e).sum(-1) - f(u_of(e, m, s), m)[1],
+            "the density of ε, not of u",
+        ),
+        (
+            lambda e, m, s, f: (
+                Normal(0.0, 1.0).log_prob(e).sum(-1) + s.sum(-1) - f(u_of(e, m, s), m)[1]
+            ),
+            "log σ has the wrong sign",
+        ),
+        (
+            lambda e, m, s, f: (
+                base_density(e, m, s.exp(), at=f(u_of(e, m, s), m)[0])[1] - f(u_of(e, m, s), m)[1]
+            ),
+            "You took the Gaussian at z. It is",
+        ),
+        (
+            lambda e, m, s, f: base_density(e, m, s.exp(), at=f(u_of(e, m, s), m)[0])[1],
+            "knows nothing of the flow",
+        ),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(f(u_of(e, m, s), m)[0], m)[1],
+            "You took the log-determinant at z",
+        ),
+        (
+            lambda e, m, s, f: (
+                Normal(m, s.exp()).log_prob(u_of(e, m, s)).mean(-1) - f(u_of(e, m, s), m)[1]
+            ),
+            "You averaged over the dimensions",
+        ),
+        (lambda e, m, s, f: -flow_density(e, m, s.exp(), f), "This is minus log q"),
+        (lambda e, m, s, f: flow_density(e, m, (s / 2).exp(), f), "not the log of the variance"),
+        (lambda e, m, s, f: flow_density(e, m, (2 * s).exp(), f), "You used the variance"),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(m + s * e, m)[1],
+            "You drew u with log σ as its width",
+        ),
+        (lambda e, m, s, f: flow_density(e, m, s.exp(), f) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter05.check_kl_to_posterior
+
+    def posterior(p: Tensor, a: float) -> Tensor:
+        return p - p.logsumexp(0) - a
+
+    for answer, hint in (
+        (lambda q, p, a: ..., "Write your answer"),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), a).mean(), "yours has ()"),
+        (lambda q, p, a: -kl_by_sum(q, posterior(p, a), a), "sign is turned"),
+        (lambda q, p, a: kl_by_sum(q, p, a), "This is minus the ELBO"),
+        (lambda q, p, a: -kl_by_sum(q, p, a), "This is the ELBO"),
+        (lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0), a), "a sum without its area"),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0), "missing in the last sum"),
+        (lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0), 0.0), "missing in both sums"),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0) * a, "the logarithm of the area"),
+        (lambda q, p, a: kl_by_sum(posterior(p, a), q, a), "from the true posterior to q"),
+        (
+            lambda q, p, a: (q - posterior(p, a)).sum(0) * math.exp(a),
+            "Each point counts by its density",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0) / len(q),
+            "An integral is a sum times the area",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, posterior(p, a), a) / len(q),
+            "then took the area",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, p - p.logsumexp((0, 1)) - a, a),
+            "one log p(x) for all examples",
+        ),
+        (lambda q, p, a: p.logsumexp(0) + a, "This is log p(x)"),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
 MISTAKES = [
     *chapter00_mistakes(),
     *chapter01_mistakes(),
     *chapter02_mistakes(),
     *chapter03_mistakes(),
+    *chapter04_mistakes(),
+    *chapter05_mistakes(),
 ]
 
 

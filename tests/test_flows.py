@@ -247,6 +247,17 @@ def test_a_context_may_have_samples_of_its_own() -> None:
     torch.testing.assert_close(p.log_prob(z)[2], flow(context[2]).log_prob(z[2]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_without_a_batch_are_taken_for_every_context(kind: str) -> None:
+    flow = bend(small(3, kind, C)).double()
+    context = torch.randn(5, C, dtype=torch.float64)
+    z = torch.randn(7, 1, 3, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            flow(context).log_prob(z), flow(context).log_prob(z.expand(7, 5, 3))
+        )
+
+
 def test_the_two_layers_of_a_conditioner_are_one_layer_of_both_inputs() -> None:
     net = Conditioner(2, C, (8, 8), 5)
     nn.init.normal_(list(net.body.parameters())[-2])

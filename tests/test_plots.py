@@ -47,6 +47,13 @@ DRAW = {
     "reconstructions": lambda: plots.plot_reconstructions(IMAGES[:3], IMAGES[3:6], (2, 3)),
     "latents": lambda: plots.plot_latents(torch.randn(20, 2), torch.arange(20) % 4),
     "densities": lambda: plots.plot_densities({"one": normal, "two": lambda z: normal(2 * z)}),
+    "densities of data": lambda: plots.plot_densities({"one": normal}, of_data=True),
+    "posteriors of an image": lambda: plots.plot_posteriors(
+        IMAGES[0], {"true": torch.rand(5, 5), "fitted": torch.rand(5, 5)}, (-1, 1, -2, 2), (2, 3)
+    ),
+    "posteriors of a point": lambda: plots.plot_posteriors(
+        torch.zeros(2), {"true": torch.rand(5, 5)}, (-1, 1, -2, 2), others=torch.rand(9, 2)
+    ),
     "variances": lambda: plots.plot_unit_variances(VARIANCES),
     "rows": lambda: plots.plot_rows({"a": IMAGES[:4], "b": IMAGES[4:8]}, (2, 3), title="rows"),
     "grid": lambda: plots.plot_decoded_grid(decode, (2, 2), steps=5),
@@ -74,6 +81,8 @@ def test_axes_say_what_they_show_with_units_in_brackets() -> None:
     ]  # fmt: skip
     assert [y for _, y in labels(DRAW["reconstructions"]())][::3] == ["original", "reconstructed"]
     assert [y for _, y in labels(DRAW["rows"]())][::4] == ["a", "b"]
+    assert labels(DRAW["densities of data"]())[0] == ("$x_1$", "$x_2$")
+    assert labels(DRAW["posteriors of a point"]()) == [("$x_1$", "$x_2$"), ("$z_1$", "$z_2$")]
     assert labels(DRAW["variances"]()) == [
         ("latent unit, sorted", "variance of the posterior mean")
     ]  # fmt: skip
@@ -160,6 +169,16 @@ def test_densities_are_drawn_on_one_scale_the_right_way_up() -> None:
     assert left + (right - left) * column / size == pytest.approx(1, abs=0.1)
     assert bottom + (top - bottom) * row / size == pytest.approx(2, abs=0.1)
     assert images[0].origin == "lower"
+
+
+def test_posteriors_are_drawn_on_one_scale_with_the_first_latent_to_the_right() -> None:
+    values = {"low": torch.zeros(3, 3), "high": torch.zeros(3, 3)}
+    values["high"][2, 0] = 4.0  # the largest z₁, the smallest z₂
+    figure = plots.plot_posteriors(IMAGES[0], values, (-1, 1, -2, 2), (2, 3))
+    low, high = (axis.images[0] for axis in figure.axes[1:])
+    assert low.get_clim() == high.get_clim() == (0, 4)
+    assert high.get_array()[0, 2] == 4 and high.origin == "lower"
+    assert tuple(high.get_extent()) == (-1, 1, -2, 2)
 
 
 def test_units_are_sorted_and_those_above_the_threshold_stand_out() -> None:

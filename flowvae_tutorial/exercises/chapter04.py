@@ -1,0 +1,93 @@
+"""Checks of the exercises of chapter 4, flow priors."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import ask, exercise, refuse
+
+
+@exercise("4.1")
+def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Check the log-density of a shifted and stretched Gaussian.
+
+    Args:
+        answer: takes z `(N, D)`, the shift m and the log-scale s, `(D,)` each; returns `(N,)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(7, 3, dtype=torch.float64, generator=random)
+    m, s = torch.tensor([[1.0, -2.0, 0.5], [0.7, -0.4, 1.1]]).double()
+
+    def base(u: Tensor) -> Tensor:
+        return (-0.5 * u**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    u = (z - m) * (-s).exp()
+    refuse(
+        ask(answer, z, m, s, shape=(7,)).double(),
+        base(u) - s.sum(),
+        [
+            (base(u), "The log-determinant is missing."),
+            (base(u) + s.sum(), "The log-determinant has the wrong sign: stretching thins out."),
+            (base(u) - 2 * s.sum(), "You counted the log-determinant twice."),
+            (base(u) - s.exp().sum(), "You subtracted the sum of the slopes. Where is their log?"),
+            (base(z) - s.sum(), "You put z into the base density. Which u did this z come from?"),
+            (
+                base(m + s.exp() * z) - s.sum(),
+                "You went through the map once more. From z to u is the other direction.",
+            ),
+            (base(z * (-s).exp() - m) - s.sum(), "Undo the shift before the stretch."),
+            (
+                (-0.5 * u**2).sum(-1) - s.sum(),
+                "The constant of the Gaussian is missing: one for each dimension.",
+            ),
+        ],
+    )
+
+
+@exercise("4.2")
+def check_invert(
+    answer: Callable[[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]], Tensor],
+) -> None:
+    """Check the inverse of an affine coupling.
+
+    Args:
+        answer: takes z `(N, 4)` and a network, from `(N, 2)` to shift and log-scale, `(N, 2)`
+            each; returns `(N, 4)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z, weight = (torch.randn(n, 4, dtype=torch.float64, generator=random) for n in (6, 2))
+
+    def net(a: Tensor) -> tuple[Tensor, Tensor]:
+        t, s = (a @ weight).sin().chunk(2, dim=-1)
+        return t, s
+
+    a, b = z.chunk(2, dim=-1)
+    t, s = net(a)
+    t_of_b, s_of_b = net(b)
+    refuse(
+        ask(answer, z, net, shape=(6, 4)).double(),
+        torch.cat([a, (b - t) / s.exp()], dim=-1),
+        [
+            (
+                torch.cat([a, t + s.exp() * b], dim=-1),
+                "That is the coupling itself. Undo it.",
+            ),
+            (
+                torch.cat([a, b / s.exp() - t], dim=-1),
+                "You divided first. The shift came last, so it is undone first.",
+            ),
+            (
+                torch.cat([a, (b - t_of_b) / s_of_b.exp()], dim=-1),
+                "The network looks at the part that stays, not at the part that changes.",
+            ),
+            (
+                torch.cat([(a - t_of_b) / s_of_b.exp(), b], dim=-1),
+                "You changed the first two numbers. They are the ones that stay.",
+            ),
+            (torch.cat([a, (b - t) / s], dim=-1), "The network gives the logarithm of the scale."),
+            (torch.cat([a, (b - t) * s.exp()], dim=-1), "You stretched again instead of back."),
+            (torch.cat([(b - t) / s.exp(), a], dim=-1), "The two parts have changed places."),
+        ],
+    )

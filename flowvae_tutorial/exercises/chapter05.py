@@ -1,0 +1,161 @@
+"""Checks of the exercises of chapter 5, flow posteriors."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from . import ask, exercise, refuse
+
+Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _flow(u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """A stretch of the first dimension, and an affine coupling of the rest: z, log|det ∂z/∂u|."""
+    first, rest = u[..., :1], u[..., 1:]
+    log_scale = (first + context.sum(-1, keepdim=True)).tanh()
+    z = torch.cat([1.5 * first - 0.4, rest * log_scale.exp() + 0.5], dim=-1)
+    return z, math.log(1.5) + rest.shape[-1] * log_scale.squeeze(-1)
+
+
+@exercise("5.1")
+def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None:
+    """Check the log-density of a flow posterior at its own samples (`eq-flow-posterior`).
+
+    Args:
+        answer: takes ε `(S, N, D)`, means and log-scales `(N, D)` and the flow, a function of u
+            and a context that returns z and the log-determinant; returns `(S, N)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    eps = torch.randn(4, 5, 3, dtype=torch.float64, generator=random)
+    loc = torch.randn(5, 3, dtype=torch.float64, generator=random)
+    log_scale = 0.5 * torch.randn(5, 3, dtype=torch.float64, generator=random) - 0.7
+    scale = log_scale.exp()
+    u = loc + scale * eps
+    z, ladj = _flow(u, loc)
+    each = Normal(loc, scale).log_prob(u)
+    log_u, log_eps = each.sum(-1), Normal(0.0, 1.0).log_prob(eps).sum(-1)
+    at_z = Normal(loc, scale).log_prob(z).sum(-1)
+
+    def with_scale(wrong: Tensor) -> Tensor:
+        other = loc + wrong * eps
+        log_u: Tensor = Normal(loc, wrong).log_prob(other).sum(-1)
+        return log_u - _flow(other, loc)[1]
+
+    # log σ taken for the width itself, in formulas that torch's Normal does not see.
+    raw = loc + log_scale * eps
+    target = log_u - ladj
+    refuse(
+        ask(answer, eps, loc, log_scale, _flow, shape=(4, 5)).double(),
+        target,
+        [
+            (
+                log_u + ladj,
+                "The log-determinant has the wrong sign. Where f stretches, is q denser?",
+            ),
+            (log_u, "This is the density of u. What does the flow do to it?"),
+            (log_u - 2 * ladj, "The log-determinant is counted twice."),
+            (
+                log_u - _flow(u, u)[1],
+                "You gave the flow the noisy u as its context. It is conditioned on the mean.",
+            ),
+            (
+                log_u - _flow(u, log_scale)[1],
+                "You gave the flow log σ as its context. It is conditioned on the mean.",
+            ),
+            (log_u - _flow(eps, loc)[1], "You sent ε through the flow. Its input is u."),
+            (log_eps - _flow(eps, loc)[1], "You left μ and σ out: u is not ε."),
+            (log_eps - ladj, "That is the density of ε, not of u: where is log σ?"),
+            (
+                log_eps + log_scale.sum(-1) - ladj,
+                "log σ has the wrong sign: a wide u is less dense.",
+            ),
+            (at_z - ladj, "You took the Gaussian at z. It is the density of u."),
+            (at_z, "You took the Gaussian at z, and its density knows nothing of the flow."),
+            (log_u - _flow(z, loc)[1], "You took the log-determinant at z. It belongs to u."),
+            (each.mean(-1) - ladj, "You averaged over the dimensions. Log-densities are summed."),
+            (-target, "This is minus log q."),
+            (with_scale((log_scale / 2).exp()), "log_scale is log σ, not the log of the variance."),
+            (with_scale(scale**2), "You used the variance where σ is asked for."),
+            (
+                log_u - _flow(raw, loc)[1],
+                "You drew u with log σ as its width. Which function undoes the logarithm?",
+            ),
+        ],
+    )
+
+
+@exercise("5.2")
+def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """Check a divergence to the true posterior by a sum over a grid (`eq-grid-posterior`).
+
+    Args:
+        answer: takes log q and log p(x, z) at the points of a grid, `(G, N)` each, and the log
+            of the area of a point; returns `(N,)`.
+    """
+    line = torch.linspace(-5, 5, 41, dtype=torch.float64)
+    z1, z2 = torch.cartesian_prod(line, line).T[..., None]
+    centre = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
+    # Bananas, as no decoder promises to be normalised.
+    log_p = -0.5 * (z1 - centre) ** 2 - (z2 - 0.4 * z1**2 + 1) ** 2 - 3 + centre
+    log_q = Normal(centre, 0.9).log_prob(z1) + Normal(-0.4, 0.8).log_prob(z2)
+    log_area = 2 * math.log(0.25)
+    area, q = math.exp(log_area), log_q.exp()
+    evidence = log_p.logsumexp(0) + log_area
+    posterior = log_p - evidence
+    target = (q * (log_q - posterior)).sum(0) * area
+    no_area = evidence - log_area
+    refuse(
+        ask(answer, log_q.clone(), log_p.clone(), log_area, shape=(3,)).double(),
+        target,
+        [
+            (-target, "The sign is turned: a divergence is never negative."),
+            (
+                (q * (log_q - log_p)).sum(0) * area,
+                "This is minus the ELBO. The true posterior is normalised: where is log p(x)?",
+            ),
+            (
+                (q * (log_p - log_q)).sum(0) * area,
+                "This is the ELBO. What is between it and log p(x)?",
+            ),
+            (
+                (q * (log_q - log_p + no_area)).sum(0) * area,
+                "log p(x) is a sum without its area. Each point stands for a small square.",
+            ),
+            (
+                (q * (log_q - posterior)).sum(0),
+                "The area is missing in the last sum: an integral weighs each point by it.",
+            ),
+            (
+                (q * (log_q - log_p + no_area)).sum(0),
+                "The area is missing in both sums.",
+            ),
+            (
+                (q * (log_q - posterior)).sum(0) * log_area,
+                "You multiplied by the logarithm of the area.",
+            ),
+            (
+                (posterior.exp() * (posterior - log_q)).sum(0) * area,
+                "This is KL from the true posterior to q. Which of the two is the average over?",
+            ),
+            (
+                (log_q - posterior).sum(0) * area,
+                "You summed the log-ratio over the plane. Each point counts by its density q.",
+            ),
+            (
+                (q * (log_q - posterior)).mean(0),
+                "You averaged over the points of the grid. An integral is a sum times the area.",
+            ),
+            (
+                (q * (log_q - posterior)).mean(0) * area,
+                "You averaged over the points, then took the area: the sum is asked for.",
+            ),
+            (
+                (q * (log_q - log_p + log_p.logsumexp((0, 1)) + log_area)).sum(0) * area,
+                "You took one log p(x) for all examples. Each has its own.",
+            ),
+            (evidence, "This is log p(x). The divergence is what the ELBO lacks of it."),
+        ],
+    )
