@@ -172,7 +172,7 @@ def prior_gap(vae: VAE, train: Tensor, test: Tensor, components: int = 20) -> Te
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """How far apart two sets of points are: 2 E|X − Y| − E|X − X′| − E|Y − Y′|.
+    """How far apart two sets of points are, by their energy distance (`eq-energy-distance`).
 
     Zero only for equal distributions. Székely and Rizzo (2013). The expectations run over
     different points, so the estimate has no bias and may fall below zero. O(N M) memory.
@@ -192,6 +192,43 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     x, y = x.double(), y.double()
     within = sum(torch.pdist(points).mean() for points in (x, y))
     return float(2 * torch.cdist(x, y).mean() - within)
+
+
+def precision_and_recall(samples: Tensor, points: Tensor, k: int = 5) -> tuple[float, float]:
+    """How many samples lie among the points, and how many points among the samples.
+
+    A set covers the balls around its members, each as wide as the distance to the k-th nearest
+    other member. Precision is the share of samples that the points cover, recall the share of
+    points that the samples cover. Kynkäänniemi et al. (2019). Both fall with more dimensions and
+    change with the number of members: compare sets of the same size. O((N + M)²) memory.
+
+    Args:
+        samples: `(N, X)`, more than k.
+        points: `(M, X)`, more than k, in the same space: pixels, or better a network's features.
+        k: which neighbour bounds a ball.
+
+    Raises:
+        InputError: k is below 1, or one of the sets has no more than k members.
+    """
+    if k < 1 or min(len(samples), len(points)) <= k:
+        raise InputError(
+            f"precision and recall need k of at least 1 and more than k={k} points a set, got "
+            f"{len(samples)}, {len(points)}"
+        )
+    samples, points = samples.double(), points.double()
+    between = _distances(samples, points)
+    # The nearest of all is the member itself.
+    around_samples, around_points = (
+        _distances(members, members).kthvalue(k + 1, dim=1).values for members in (samples, points)
+    )
+    precision = (between <= around_points).any(dim=1).double().mean()
+    recall = (between.T <= around_samples).any(dim=1).double().mean()
+    return precision.item(), recall.item()
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Exact, so that a point is at distance 0 of itself: a matrix product would lose digits."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def modes_found(samples: Tensor, points: Tensor, labels: Tensor) -> int:

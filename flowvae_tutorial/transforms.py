@@ -70,7 +70,7 @@ class ElementwiseAffine(Bijection):
 
 
 class Permutation(Bijection):
-    """Dimensions in another order: |det| = 1."""
+    """Dimensions in another order; the determinant is 1 or −1."""
 
     def __init__(self, order: Tensor) -> None:
         """Set up the map with `order` `(D,)`: z[i] = u[order[i]]."""
