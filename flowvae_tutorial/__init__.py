@@ -13,6 +13,7 @@ from .evaluation import (
     evaluate,
     mean_and_standard_error,
     modes_found,
+    precision_and_recall,
     prior_gap,
 )
 from .flows import CouplingFlow, Flow
@@ -68,6 +69,7 @@ __all__ = [
     "mean_and_standard_error",
     "mlp",
     "modes_found",
+    "precision_and_recall",
     "prior_gap",
     "pseudo_inputs_from",
     "refine",

@@ -1,6 +1,8 @@
 """The command line: `python -m flowvae_tutorial --help`."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from .models import (
     BOOK_MODELS,
     FIRST_STAGE,
     MODELS,
+    Sizes,
     build,
     on_first_stage,
     resolve,
@@ -31,7 +34,14 @@ from .records import (
     table,
     write_record,
 )
-from .training import NotFinite, device_by_name, fit
+from .refinement_records import (
+    fit_classifier,
+    measure_refinement,
+    read_refinements,
+    refinement_table,
+    write_refinement,
+)
+from .training import History, NotFinite, device_by_name, fit
 from .vae import VAE
 
 app = typer.Typer(
@@ -133,6 +143,51 @@ def reproduce(
 
 
 @app.command()
+def refine(
+    data: DataOption = "digits",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
+    models: Annotated[str, typer.Option(help="Names, with commas between.")] = (
+        "gaussian,vampprior,flow-prior,spline-flow-prior"
+    ),
+    epochs: EpochsOption = None,
+    device: DeviceOption = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path(
+        "results/refinement"
+    ),
+    out: OutOption = Path("runs"),
+) -> None:
+    """Refine samples of every named model and seed, and write one JSON record a run.
+
+    Models are trained as `reproduce` trains them; its checkpoints are used. A run whose record is
+    there is not done again; a run that was stopped goes on.
+
+    Example: python -m flowvae_tutorial refine --data digits --seeds 5
+    """
+    dataset = load(data)
+    names = models.split(",")
+    for name in names:
+        resolve(name, dataset)
+    commit = current_commit()
+    classifier = fit_classifier(dataset.to(device_by_name(device)))
+    runs = [(model, seed) for model in names for seed in range(seeds)]
+    for count, (model, seed) in enumerate(runs, start=1):
+        name = run_name(model, data, 1, seed)
+        if (results / f"{name}.json").exists():
+            typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
+            continue
+        typer.echo(f"[{count}/{len(runs)}] {name}")
+        checkpoint = out / name / "checkpoint.pt"
+        with _stoppable(checkpoint):
+            vae, _, history = _trained(model, dataset, epochs, seed, 1.0, device, checkpoint)
+            record = measure_refinement(
+                model, vae, dataset, classifier, seed=seed, epochs=len(history.loss),
+                best_epoch=history.best_epoch, commit=commit,
+            )  # fmt: skip
+        write_refinement(record, results)
+    typer.echo(refinement_table(read_refinements(results, data)))
+
+
+@app.command()
 def report(
     results: Annotated[
         Path | None, typer.Option(help="Folder of the records; the book's own by default.")
@@ -158,25 +213,45 @@ def _run(
     checkpoint: Path,
     commit: str,
 ) -> tuple[VAE, Data, Record]:
+    with _stoppable(checkpoint):
+        vae, sizes, history = _trained(model, data, epochs, seed, beta, device, checkpoint)
+        record = make_record(
+            model, vae, data, sizes, history,
+            seed=seed, beta=beta, num_samples=samples, commit=commit,
+        )  # fmt: skip
+    return vae, data.to(next(vae.parameters()).device), record
+
+
+def _trained(
+    model: str,
+    data: Data,
+    epochs: int | None,
+    seed: int,
+    beta: float,
+    device: str,
+    checkpoint: Path,
+) -> tuple[VAE, Sizes, History]:
     name, sizes = resolve(model, data)
     torch.manual_seed(seed)
     vae = build(model, data, sizes)
     settings: dict[str, Any] = training_settings(data)
     if epochs is not None:
         settings["epochs"] = epochs
-    place = device_by_name(device)
-    settings |= {"beta": beta, "seed": seed, "device": place, "progress": True}
+    settings |= {"beta": beta, "seed": seed, "device": device_by_name(device), "progress": True}
+    if name in FIRST_STAGE:
+        torch.manual_seed(seed)
+        first = build(FIRST_STAGE[name], data)
+        fit(first, data, checkpoint=checkpoint.with_name("first-stage.pt"), **settings)
+        vae = on_first_stage(vae, first)
+    history = fit(vae, data, checkpoint=checkpoint, **settings)
+    return vae, sizes, history
+
+
+@contextlib.contextmanager
+def _stoppable(checkpoint: Path) -> Iterator[None]:
+    """Ctrl-C ends the command with one line that says what is kept."""
     try:
-        if name in FIRST_STAGE:
-            torch.manual_seed(seed)
-            first = build(FIRST_STAGE[name], data)
-            fit(first, data, checkpoint=checkpoint.with_name("first-stage.pt"), **settings)
-            vae = on_first_stage(vae, first)
-        history = fit(vae, data, checkpoint=checkpoint, **settings)
-        record = make_record(
-            model, vae, data, sizes, history,
-            seed=seed, beta=beta, num_samples=samples, commit=commit,
-        )  # fmt: skip
+        yield
     except KeyboardInterrupt as stop:
         kept = (
             f"{checkpoint} keeps the last finished epoch; the same command goes on from there, "
@@ -186,7 +261,6 @@ def _run(
         )
         typer.echo(f"stopped: {kept}", err=True)
         raise typer.Exit(130) from stop
-    return vae, data.to(place), record
 
 
 def _draw(vae: VAE, data: Data, folder: Path) -> Path:

@@ -53,13 +53,15 @@ def refine(
     Each latent moves on its own: its result does not depend on the others.
 
     At temperature 0 this is gradient ascent, and U never falls: a latent whose step would lower
-    it halves that step until it does not. Nothing is drawn at random.
+    it halves that step until it does not, and tries twice that size, up to lr, at its next step.
+    Nothing is drawn at random.
 
-    At a temperature T > 0 it is Langevin dynamics, z ← z + lr ∇U + √(2 lr T) ε, whose target is
-    exp(U / T) up to an error of order lr (`eq-langevin`). With `metropolis` each move is
+    At a temperature τ > 0 it is Langevin dynamics, z ← z + lr ∇U + √(2 lr τ) ε, whose target is
+    exp(U / τ) up to an error of order lr (`eq-langevin`). With `metropolis` each move is
     accepted or refused, and the target is exact. ε comes from torch's random state.
 
-    Costs, per step, a gradient and a value of U; in chunks, so that memory stays flat.
+    Costs, per step, a gradient and a value of U, and another value for each halving; in chunks,
+    so that memory stays flat.
 
     Args:
         z: `(N, D)`, where to start; it is left as it is.
@@ -97,11 +99,11 @@ def refine_with_trace(
 ) -> Refined:
     """The same as `refine`, with log p, reward and distance before and after each step."""
     # Written so that NaN is refused, too.
-    sensible = lr > 0 and math.isfinite(lr) and anchor >= 0 and temperature >= 0
+    sensible = 0 < lr < math.inf and 0 <= anchor < math.inf and 0 <= temperature < math.inf
     if not sensible or steps < 0:
         raise InputError(
-            "refine needs a positive lr, and steps, anchor and temperature not below 0; got "
-            f"steps={steps}, lr={lr}, anchor={anchor}, temperature={temperature}"
+            "refine needs a positive lr, and steps, anchor and temperature not below 0, all "
+            f"finite; got steps={steps}, lr={lr}, anchor={anchor}, temperature={temperature}"
         )
     if metropolis and temperature == 0:
         raise InputError("a Metropolis correction needs a temperature above 0")
@@ -111,8 +113,11 @@ def refine_with_trace(
         )
     if not z.isfinite().all():
         raise InputError("z has NaN or infinite values")
+    if torch.is_inference_mode_enabled():
+        raise InputError("refine needs gradients: call it under no_grad, not inference_mode")
     parts = []
-    for start in z.detach().split(CHUNK):
+    # A copy, because a tensor that was made in inference mode takes no gradient.
+    for start in z.detach().clone().split(CHUNK):
         ascent = _Ascent(start, log_prob, reward, lr, anchor, temperature, metropolis)
         parts.append(ascent.run(steps))
     trace = (torch.cat(values, dim=1) for values in zip(*(p.trace for p in parts), strict=True))
@@ -142,19 +147,21 @@ class _Ascent:
         self.start, self.log_prob, self.reward = start, log_prob, reward
         self.lr, self.anchor, self.temperature = lr, anchor, temperature
         self.metropolis = metropolis
+        self.rates = start.new_full((len(start), 1), lr)
 
     def run(self, steps: int) -> Refined:
         point, gradient = self.with_gradient(self.start, 0)
-        points = [point]
+        rows = [self.seen(point)]
         for step in range(1, steps + 1):
             if self.temperature == 0:
                 point, gradient = self.with_gradient(self.climb(point, gradient), step)
             else:
                 point, gradient = self.diffuse(point, gradient, step)
-            points.append(point)
-        log_prob, reward = (torch.stack([p[i] for p in points]) for i in (1, 2))
-        distance = torch.stack([(p.z - self.start).norm(dim=-1) for p in points])
-        return Refined(point.z, Trace(log_prob, reward, distance))
+            rows.append(self.seen(point))
+        return Refined(point.z, Trace(*map(torch.stack, zip(*rows, strict=True))))
+
+    def seen(self, point: _Point) -> tuple[Tensor, Tensor, Tensor]:
+        return point.log_prob, point.reward, (point.z - self.start).norm(dim=-1)
 
     def at(self, z: Tensor, start: Tensor) -> _Point:
         log_prob = self.log_prob(z)
@@ -169,17 +176,25 @@ class _Ascent:
         return _Point(z, log_prob, reward, log_prob + reward - pull)
 
     def with_gradient(self, z: Tensor, step: int) -> tuple[_Point, Tensor]:
+        gradient = -2 * self.anchor * (z - self.start)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             point = self.at(z, self.start)
-            for name in ("log_prob", "reward"):
-                value = getattr(point, name)
-                if not value.requires_grad and (name == "log_prob" or self.reward is not None):
+            for name, value in (("log_prob", point.log_prob), ("reward", point.reward)):
+                if name == "reward" and self.reward is None:
+                    continue
+                # Of the sum: each latent gets its own gradient, whatever their number.
+                part = (
+                    torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0]
+                    if value.requires_grad
+                    else None
+                )
+                # There is none, too, if the graph leads to parameters only.
+                if part is None:
                     raise InputError(
                         f"{name} gives no gradient: do not detach it or compute it under no_grad"
                     )
-            # Of the sum: each latent gets its own gradient, whatever their number.
-            (gradient,) = torch.autograd.grad(point.objective.sum(), z)
+                gradient = gradient + part.detach()
         for name, value in (
             ("log_prob", point.log_prob),
             ("reward", point.reward),
@@ -196,18 +211,18 @@ class _Ascent:
     @torch.no_grad()
     def climb(self, point: _Point, gradient: Tensor) -> Tensor:
         """A step uphill, halved for each latent until it is none downhill."""
-        z = point.z.clone()
+        z, rates = point.z.clone(), self.rates
         left = torch.arange(len(z), device=z.device)
-        lr = self.lr
-        for _ in range(HALVINGS):
-            trial = point.z[left] + lr * gradient[left]
+        while len(left):
+            trial = point.z[left] + rates[left] * gradient[left]
             # Written so that NaN counts as downhill.
             uphill = self.at(trial, self.start[left]).objective >= point.objective[left]
             z[left[uphill]] = trial[uphill]
             left = left[~uphill]
-            if len(left) == 0:
-                break
-            lr /= 2
+            rates[left] /= 2
+            left = left[rates[left, 0] > self.lr / 2**HALVINGS]
+        # Where the density is sharp, not every step has to find that out from the start.
+        self.rates = (2 * rates).clamp(max=self.lr)
         return z
 
     @torch.no_grad()
@@ -251,8 +266,12 @@ def fit_reward(z: Tensor, target: Tensor, hidden: tuple[int, ...] = (64,)) -> nn
         )
     if len(target) < 2 or (target == target[0]).all():
         raise InputError("fit_reward needs a target with at least two different values")
+    if not z.is_floating_point() or not (z.isfinite().all() and target.isfinite().all()):
+        raise InputError("fit_reward needs floating-point latents, and no NaN or infinite values")
+    # Latents of an encoder may carry its graph.
+    z = z.detach()
     is_true = target.dtype == torch.bool
-    wanted = target.to(z)
+    wanted = target.detach().to(z)
     if not is_true:
         wanted = (wanted - wanted.mean()) / wanted.std()
     net = _Reward(z, hidden, is_true)

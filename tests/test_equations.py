@@ -40,6 +40,8 @@ from flowvae_tutorial import (
     energy_distance,
     mean_and_standard_error,
     mlp,
+    refine,
+    refine_with_trace,
     rsample_and_log_prob,
 )
 from flowvae_tutorial.transforms import rational_quadratic_spline
@@ -879,3 +881,389 @@ def test_eq_pull_back() -> None:
     torch.testing.assert_close(joint_u.logsumexp(0) + log_area, log_p, rtol=0, atol=1e-3)
     torch.testing.assert_close(elbo_u, elbo_z, rtol=0, atol=1e-3)
     assert (log_p - elbo_z > 0.01).all()
+
+
+# --- chapter 6 --------------------------------------------------------------------------------
+
+
+def test_eq_refinement() -> None:
+    # Against the gradient of U by central differences, with a reward and away from the start.
+    torch.manual_seed(0)
+    flow = CouplingFlow(3, transforms=2).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    prior, lr, anchor, h = flow(), 1e-3, 0.3, 1e-5
+    start = torch.randn(5, 3, dtype=torch.float64)
+
+    def reward(z: Tensor) -> Tensor:
+        return (z**3).sum(-1).sin()
+
+    def objective(z: Tensor) -> Tensor:
+        return prior.log_prob(z) + reward(z) - anchor * (z - start).square().sum(-1)
+
+    z = start
+    with torch.no_grad():
+        for _ in range(3):
+            unit = torch.eye(3, dtype=torch.float64)[:, None] * h
+            slope = torch.stack([objective(z + e) - objective(z - e) for e in unit], dim=-1)
+            z = z + lr * slope / (2 * h)
+    arguments = {"lr": lr, "anchor": anchor}
+    by_package = refine(start, prior.log_prob, reward, steps=3, **arguments)
+    torch.testing.assert_close(by_package, z, atol=1e-9, rtol=0)
+    alone = refine(start[2:3], prior.log_prob, reward, steps=3, **arguments)
+    torch.testing.assert_close(alone, by_package[2:3])
+
+
+def test_eq_norm() -> None:
+    for features in (1, 2, 16, 40):
+        half = features / 2
+        mean = math.sqrt(2) * math.exp(math.lgamma(half + 0.5) - math.lgamma(half))
+        deviation = math.sqrt(features - mean**2)
+        # The density of the norm: that of N(0, I) times the surface of a sphere.
+        radius = torch.linspace(0, 15, 30_001, dtype=torch.float64)
+        surface = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
+        log_p = Normal(0.0, 1.0).log_prob(radius) + (features - 1) * (
+            radius.log() - 0.5 * math.log(2 * math.pi)
+        )
+        if features == 1:
+            log_p = Normal(0.0, 1.0).log_prob(radius)
+        density = (log_p + surface).exp()
+        # The density of the norm integrates to one.
+        moments = [torch.trapezoid(density * radius**k, radius).item() for k in range(3)]
+        assert moments[:2] == pytest.approx([1, mean], abs=1e-6)
+        assert moments[2] - moments[1] ** 2 == pytest.approx(deviation**2, abs=1e-6)
+        if features > 10:
+            assert mean == pytest.approx(features**0.5, rel=0.02)
+            assert deviation == pytest.approx(0.5**0.5, rel=0.02)
+        if features < 3:
+            assert mean == pytest.approx((math.pi / 2) ** (features - 1.5))
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("steps", [0, 1, 7, 300])
+def test_eq_shrink(anchor: float, steps: int) -> None:
+    torch.manual_seed(0)
+    start, lr = torch.randn(6, 4, dtype=torch.float64), 0.1
+    rest = 2 * anchor / (1 + 2 * anchor) * start
+    by_equation = rest + (1 - lr * (1 + 2 * anchor)) ** steps * (start - rest)
+    prior = MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double())
+    z = refine(start, prior.log_prob, steps=steps, lr=lr, anchor=anchor)
+    torch.testing.assert_close(z, by_equation)
+    if steps == 300:
+        torch.testing.assert_close(z, rest, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("anchor", [0.1, 1.0, 10.0])
+def test_eq_trust_region(anchor: float) -> None:
+    torch.manual_seed(0)
+    prior = MultivariateNormal(
+        torch.zeros(2).double(), torch.diag(torch.tensor([1, 0.01])).double()
+    )
+    start = prior.sample((50,))
+
+    def reward(z: Tensor) -> Tensor:
+        return 3 * (2 * z[:, 0]).sin()
+
+    trace = refine_with_trace(start, prior.log_prob, reward, steps=30, lr=0.5, anchor=anchor).trace
+    gained = trace.log_prob + trace.reward - trace.log_prob[0] - trace.reward[0]
+    assert (anchor * trace.distance**2 <= gained + 1e-9).all()
+    assert (trace.distance[-1] > 0.01).all()
+    # Under N(0, 1) at rest both sides are known: the gain is (z0² − z∗²) / 2.
+    share = 2 * anchor / (1 + 2 * anchor)
+    assert anchor * (1 - share) ** 2 <= (1 - share**2) / 2
+
+
+def test_eq_langevin() -> None:
+    # On a grid: the move's transition density leaves exp(U / T) alone, up to an error that
+    # halves with the step.
+    line = torch.linspace(-4, 4, 1601, dtype=torch.float64)
+    spacing, temperature = float(line[1] - line[0]), 0.7
+    potential = -0.25 * line**4 + 0.5 * line**2 + 0.3 * line
+    slope = -(line**3) + line + 0.3
+    target = (potential / temperature).exp()
+    target = target / (target.sum() * spacing)
+    errors = []
+    for lr in (0.04, 0.02, 0.01):
+        move = Normal(line + lr * slope, math.sqrt(2 * lr * temperature))
+        transition = move.log_prob(line[:, None]).exp()  # to a row, from a column
+        density = target
+        for _ in range(round(4 / lr)):
+            density = transition @ density * spacing
+        errors.append(((density - target).abs().sum() * spacing).item())
+    assert errors[2] < 0.03
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.2)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)
+
+
+def test_refine_takes_the_langevin_move() -> None:
+    prior, lr, temperature, anchor = Normal(0.0, 1.0), 0.2, 0.7, 0.3
+    start = torch.tensor([[0.4], [-1.1]], dtype=torch.float64)
+    torch.manual_seed(5)
+    z = refine(
+        start, lambda z: prior.log_prob(z).sum(-1), steps=2, lr=lr, anchor=anchor,
+        temperature=temperature,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    by_hand = start
+    for _ in range(2):
+        gradient = -by_hand - 2 * anchor * (by_hand - start)
+        noise = torch.randn_like(by_hand)
+        by_hand = by_hand + lr * gradient + math.sqrt(2 * lr * temperature) * noise
+    torch.testing.assert_close(z, by_hand)
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.5, 1.5])
+def test_eq_langevin_variance(lr: float) -> None:
+    temperature, variance = 0.8, 3.0
+    for _ in range(5000):
+        variance = (1 - lr) ** 2 * variance + 2 * lr * temperature
+    assert variance == pytest.approx(temperature / (1 - lr / 2))
+    torch.manual_seed(0)
+    prior = Normal(0.0, 1.0)
+    start = math.sqrt(variance) * torch.randn(20_000, 1, dtype=torch.float64)
+    z = refine(
+        start, lambda z: prior.log_prob(z).sum(-1), steps=5, lr=lr, anchor=0,
+        temperature=temperature,
+    )  # fmt: skip
+    assert z.var().item() == pytest.approx(variance, rel=4 * math.sqrt(2 / 20_000))
+
+
+# --- chapter 7 --------------------------------------------------------------------------------
+
+# All but the continuous limit are exact to rounding: the oracle is a joint Gaussian over all
+# levels, or torch's own divergence.
+
+LOG_SNR = torch.tensor([3.0, 1.1, 0.2, -1.5, -3.5], dtype=torch.float64)  # levels 1 to 5
+
+
+def _diffusion_joint(x: Tensor, log_snr: Tensor = LOG_SNR) -> MultivariateNormal:
+    """q(z_1, …, z_T | x) for one number x, from independent pieces of noise added up.
+
+    z_t / α_t = x + w_t with w_t a random walk whose variance is 1 / SNR(t).
+    """
+    walk = torch.minimum(*torch.meshgrid(-log_snr, -log_snr, indexing="ij")).exp()
+    alpha = log_snr.sigmoid().sqrt()
+    return MultivariateNormal(alpha * x, walk * alpha[:, None] * alpha)
+
+
+def _conditional(joint: MultivariateNormal, wanted: int, known: list[int], z: Tensor) -> Normal:
+    """The distribution of one coordinate of a joint Gaussian given others, by the block formula."""
+    cov = joint.covariance_matrix
+    gain = torch.linalg.solve(cov[known][:, known], cov[known, wanted])
+    loc = joint.mean[wanted] + (z - joint.mean[known]) @ gain
+    return Normal(loc, (cov[wanted, wanted] - cov[wanted, known] @ gain).sqrt())
+
+
+def _diffusion_step(z: Tensor, x: Tensor, t: int) -> Normal:
+    """(7.6), from level t to t − 1, counted from 1."""
+    upper, lower = LOG_SNR[t - 1], LOG_SNR[t - 2]
+    g = 1 - (upper - lower).exp()
+    mean = lower.sigmoid().sqrt() * ((1 - g) * z / upper.sigmoid().sqrt() + g * x)
+    return Normal(mean, (g * (-lower).sigmoid()).sqrt())
+
+
+def _three_levels() -> tuple[list[Chain], list[Tensor]]:
+    """A linear Gaussian model p and a q of three levels, as chains: steps a z + b, width s."""
+    chains = []
+    for shift, width in ((0.0, 1.0), (0.7, 0.6)):
+        one = torch.ones(1, dtype=torch.float64)
+        first = Independent(Normal(shift * one, width * one), 1)
+
+        def then(z: Tensor, shift: float = shift, width: float = width) -> Independent:
+            return Independent(Normal(0.8 * z[..., -1:] + shift, width), 1)
+
+        chains.append(Chain(Chain(first, then, 2), then, 3))
+    return chains, [torch.tensor(v, dtype=torch.float64) for v in (0.0, 1.0, 0.7, 0.6)]
+
+
+def _three_joint(shift: float, width: float) -> MultivariateNormal:
+    """The same as one Gaussian over [z_3, z_2, z_1]: z = L (shift + width ε)."""
+    lower = torch.tensor([[1, 0, 0], [0.8, 1, 0], [0.64, 0.8, 1]], dtype=torch.float64)
+    return MultivariateNormal(lower.sum(1) * shift, width**2 * lower @ lower.T)
+
+
+def test_eq_levels_prior() -> None:
+    (p, _), _ = _three_levels()
+    z = torch.randn(50, 3, dtype=torch.float64)
+    torch.testing.assert_close(p.log_prob(z), _three_joint(0.0, 1.0).log_prob(z))
+    by_steps = Normal(0.0, 1.0).log_prob(z[:, 0])
+    for t in (1, 2):
+        by_steps = by_steps + Normal(0.8 * z[:, t - 1], 1.0).log_prob(z[:, t])
+    torch.testing.assert_close(p.log_prob(z), by_steps)
+
+
+def test_eq_levels_posterior() -> None:
+    # Each factor sees x and the level above only: conditioning on all levels above adds nothing.
+    x = torch.tensor(1.3, dtype=torch.float64)
+    joint = _diffusion_joint(x)
+    z = 2 * torch.randn(50, 5, dtype=torch.float64)
+    total = _conditional(joint, 4, [], z[:, :0]).log_prob(z[:, 4])
+    for t in (5, 4, 3, 2):
+        above = list(range(t - 1, 5))
+        step = _conditional(joint, t - 2, above, z[:, above])
+        short = _conditional(joint, t - 2, above[:1], z[:, above[:1]])
+        torch.testing.assert_close(step.loc, short.loc)
+        total = total + step.log_prob(z[:, t - 2])
+    torch.testing.assert_close(total, joint.log_prob(z))
+
+
+def test_eq_levels_elbo() -> None:
+    # The KL of two joint Gaussians is the sum over levels, each averaged over the level above.
+    whole = kl_divergence(_three_joint(0.7, 0.6), _three_joint(0.0, 1.0))
+    q_joint = _three_joint(0.7, 0.6)
+    levels = kl_divergence(Normal(0.7, 0.6), Normal(0.0, 1.0)).double()
+    for _ in range(2):
+        # Means 0.8 z + 0.7 and 0.8 z: they differ by the same at every z.
+        levels = levels + kl_divergence(Normal(0.7, 0.6), Normal(0.0, 1.0))
+    torch.testing.assert_close(whole, levels, rtol=1e-6, atol=1e-6)
+    (p, q), _ = _three_levels()
+    z = q_joint.sample((20_000,))
+    torch.testing.assert_close(q.log_prob(z), q_joint.log_prob(z))
+    mean, error = mean_and_standard_error(q.log_prob(z) - p.log_prob(z))
+    assert abs(mean - whole.item()) < 4 * error
+
+
+def test_eq_forward() -> None:
+    x = torch.tensor(1.3, dtype=torch.float64)
+    joint = _diffusion_joint(x)
+    alpha2, sigma2 = joint.mean**2 / x**2, joint.variance
+    torch.testing.assert_close(alpha2 + sigma2, torch.ones_like(LOG_SNR))
+    torch.testing.assert_close((alpha2 / sigma2).log(), LOG_SNR)
+
+
+def test_eq_forward_step() -> None:
+    joint = _diffusion_joint(torch.tensor(1.3, dtype=torch.float64))
+    z = torch.randn(20, 5, dtype=torch.float64)
+    alpha, sigma = LOG_SNR.sigmoid().sqrt(), (-LOG_SNR).sigmoid().sqrt()
+    for t in range(1, 5):
+        below = list(range(t))  # all levels below, of which only the last should matter
+        found = _conditional(joint, t, below, z[:, below])
+        shrink = alpha[t] / alpha[t - 1]
+        torch.testing.assert_close(found.loc, shrink * z[:, t - 1])
+        torch.testing.assert_close(found.variance[0], sigma[t] ** 2 - shrink**2 * sigma[t - 1] ** 2)
+
+
+def test_eq_reverse_step() -> None:
+    x = torch.tensor(1.3, dtype=torch.float64)
+    joint = _diffusion_joint(x)
+    z = 3 * torch.randn(20, 5, dtype=torch.float64)
+    for t in range(2, 6):
+        found = _conditional(joint, t - 2, [t - 1], z[:, [t - 1]])
+        step = _diffusion_step(z[:, t - 1], x, t)
+        torch.testing.assert_close(step.loc, found.loc)
+        torch.testing.assert_close(step.scale, found.scale)
+
+
+def test_eq_denoising_model() -> None:
+    # With a guess in the place of x the step is that of another data point's posterior; with the
+    # right guess it is the posterior's own.
+    x, guess = torch.tensor([1.3, -0.4], dtype=torch.float64)
+    z = torch.randn(20, dtype=torch.float64)
+    found = _conditional(_diffusion_joint(guess), 1, [2], z[:, None])
+    model, known = _diffusion_step(z, guess, 3), _diffusion_step(z, x, 3)
+    torch.testing.assert_close(model.loc, found.loc)
+    assert torch.equal(model.scale, known.scale)
+    assert not torch.allclose(model.loc, known.loc)
+
+
+def test_eq_denoising_kl() -> None:
+    x, guess, z = torch.randn(3, 30, dtype=torch.float64)
+    snr = LOG_SNR.exp()
+    for t in range(2, 6):
+        divergence = kl_divergence(_diffusion_step(z, x, t), _diffusion_step(z, guess, t))
+        weight = 0.5 * (snr[t - 2] - snr[t - 1])
+        torch.testing.assert_close(divergence, weight * (x - guess) ** 2)
+
+
+def test_eq_noise_prediction() -> None:
+    x, noise, noise_guess = torch.randn(3, 30, dtype=torch.float64)
+    alpha, sigma = LOG_SNR.sigmoid().sqrt(), (-LOG_SNR).sigmoid().sqrt()
+    for t in range(2, 6):
+        z = alpha[t - 1] * x + sigma[t - 1] * noise
+        guess = (z - sigma[t - 1] * noise_guess) / alpha[t - 1]
+        divergence = kl_divergence(_diffusion_step(z, x, t), _diffusion_step(z, guess, t))
+        weight = 0.5 * ((LOG_SNR[t - 2] - LOG_SNR[t - 1]).exp() - 1)
+        torch.testing.assert_close(divergence, weight * (noise - noise_guess) ** 2)
+
+
+@pytest.mark.parametrize("v", [0.5, 1.0, 3.0])
+def test_eq_continuous_limit(v: float) -> None:
+    # x ~ N(0, v): ½ ∫ mmse dSNR, in closed form, by two schedules and in both variables.
+    ends = torch.tensor([3.0, -3.0], dtype=torch.float64)
+    exact = 0.5 * torch.log((1 + v * ends[0].exp()) / (1 + v * ends[1].exp()))
+    line = torch.linspace(3, -3, 20_001, dtype=torch.float64)
+    bent = 3 * (line / 3).sign() * (line / 3).abs() ** 1.5
+    for lam in (line, bent):
+        snr = lam.exp()
+        error = v / (1 + v * snr)
+        steps = 0.5 * ((snr[:-1] - snr[1:]) * error[1:]).sum()
+        by_noise = 0.5 * (torch.expm1(lam[:-1] - lam[1:]) * (snr * error)[1:]).sum()
+        torch.testing.assert_close(steps, exact, rtol=0, atol=2e-3)
+        torch.testing.assert_close(by_noise, steps)
+
+
+def _gaussian_diffusion(
+    v: float, log_snr: Tensor, fitted: bool
+) -> tuple[MultivariateNormal, MultivariateNormal]:
+    """The joints over [z_T, …, z_1, x] of data N(0, v) with noise, q, and of the model, p."""
+    size = len(log_snr)
+    alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+    # q: x has variance v, and z_t = α_t (x + walk).
+    given_x = _diffusion_joint(torch.zeros((), dtype=torch.float64), log_snr).covariance_matrix
+    cov = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    cov[:size, :size] = given_x.flip(0, 1) + v * (alpha[:, None] * alpha).flip(0, 1)
+    cov[size, :size] = cov[:size, size] = v * alpha.flip(0)
+    cov[size, size] = v
+    # p: downwards, each coordinate a multiple of the one before plus noise.
+    gain = alpha * v / (alpha**2 * v + sigma**2)
+    snr = log_snr.exp()
+    model = torch.ones(1, 1, dtype=torch.float64)
+    for t in range(size, 1, -1):
+        g = 1 - snr[t - 1] / snr[t - 2]
+        slope = alpha[t - 2] * ((1 - g) / alpha[t - 1] + g * gain[t - 1])
+        r = (snr[t - 2] - snr[t - 1]) * v / (1 + v * snr[t - 1])
+        model = _append(model, slope, g * sigma[t - 2] ** 2 * (1 + r if fitted else 1))
+    model = _append(model, gain[0], v / (1 + v * snr[0]))
+    zero = torch.zeros(size + 1, dtype=torch.float64)
+    return MultivariateNormal(zero, cov), MultivariateNormal(zero, model)
+
+
+def _append(cov: Tensor, slope: Tensor, variance: Tensor) -> Tensor:
+    """The covariance with one coordinate more: slope times the last one, plus noise."""
+    cross = slope * cov[-1:]
+    corner = slope**2 * cov[-1:, -1:] + variance
+    return torch.cat([torch.cat([cov, cross.T], 1), torch.cat([cross, corner], 1)])
+
+
+@pytest.mark.parametrize("v", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("levels", [1, 2, 5, 40])
+def test_eq_gaussian_levels(v: float, levels: int) -> None:
+    # E[log p(x) − ELBO] over the data is the divergence of the joints of data and latents.
+    log_snr = torch.linspace(3, -3, levels, dtype=torch.float64)
+    q, p = _gaussian_diffusion(v, log_snr, fitted=False)
+    snr = log_snr.exp()
+    r = (snr[:-1] - snr[1:]) * v / (1 + v * snr[1:])
+    torch.testing.assert_close(1 + r, (1 + v * snr[:-1]) / (1 + v * snr[1:]))
+    top = kl_divergence(Normal(torch.zeros_like(r[:0].sum()), q.variance[0].sqrt()), Normal(0.0, 1))
+    formula = 0.5 * (r - r.log1p()).sum() + top
+    torch.testing.assert_close(kl_divergence(q, p), formula, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 40])
+def test_eq_wider_step(levels: int) -> None:
+    log_snr = torch.linspace(3, -3, levels, dtype=torch.float64)
+    q, p = _gaussian_diffusion(1.0, log_snr, fitted=True)
+    assert kl_divergence(q, p).abs() < 1e-10
+    # And for any error at all: the average KL over widths is smallest at 1 + r, ½ X log(1 + r).
+    error, size, r_of = torch.randn(400, 3, dtype=torch.float64), 3, 2.5
+    error = error * (size / (error**2).sum(-1).mean()).sqrt() * r_of**0.5
+    zero = torch.zeros_like(error)
+
+    def cost(extra: float) -> float:
+        model = Normal(error, math.sqrt(1 + extra))
+        return float(kl_divergence(Normal(zero, 1.0), model).sum(-1).mean())
+
+    assert cost(r_of) == pytest.approx(0.5 * size * math.log(1 + r_of))
+    assert cost(0) == pytest.approx(0.5 * size * r_of)
+    assert cost(r_of) < min(cost(0.9 * r_of), cost(1.1 * r_of))

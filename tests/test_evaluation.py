@@ -25,6 +25,7 @@ from flowvae_tutorial import (
     evaluate,
     mean_and_standard_error,
     modes_found,
+    precision_and_recall,
     prior_gap,
 )
 from flowvae_tutorial.evaluation import elbo_by_level
@@ -382,3 +383,56 @@ def test_a_cluster_is_found_if_a_quarter_of_its_share_is_near() -> None:
         samples = torch.cat([points[:few], points[-(400 - few) :]])
         assert modes_found(samples, points, labels) == found
     assert modes_found(points + 4.5, points, labels) == 0
+
+
+# --- precision and recall ---------------------------------------------------------------------
+
+
+def test_precision_and_recall_count_who_lies_in_a_ball_of_the_other_set() -> None:
+    # With k = 1 the radii of the points are 1, 1, 4 and 4, those of the samples 0.5, 0.5 and 4.
+    points = torch.tensor([[0.0], [1.0], [10.0], [14.0]])
+    samples = torch.tensor([[1.5], [2.0], [6.0]])
+    # Covered: 1.5 and 2 by the point 1, 6 by the point 10, on the edge of its ball.
+    # Covered of the points: 10 by the sample 6; 1 by 1.5, on the edge; 0 and 14 by none.
+    assert precision_and_recall(samples, points, k=1) == pytest.approx((1.0, 0.5))
+    assert precision_and_recall(points, samples, k=1) == pytest.approx((0.5, 1.0))
+    moved = torch.tensor([[1.5], [2.1], [5.9]])
+    assert precision_and_recall(moved, points, k=1) == pytest.approx((1 / 3, 0.25))
+
+
+def test_the_kth_neighbour_is_one_of_the_others() -> None:
+    points = torch.tensor([[0.0], [1.0], [3.0], [6.0]])
+    far = torch.tensor([[8.9], [9.1], [50.0], [90.0]])
+    # The ball of 6 has radius 3 for k = 1, 5 for k = 2 and 6 for k = 3.
+    for k, share in ((1, 0.25), (2, 0.5), (3, 0.5)):
+        assert precision_and_recall(far, points, k)[0] == share
+
+
+def test_equal_distributions_have_equal_precision_and_recall_near_one() -> None:
+    precision, recall = precision_and_recall(torch.randn(500, 3), torch.randn(500, 3))
+    assert min(precision, recall) > 0.9
+    assert abs(precision - recall) < 0.05
+    points = torch.randn(20, 3)
+    assert precision_and_recall(points, points) == (1, 1)
+
+
+def test_samples_of_one_mode_are_precise_and_samples_everywhere_have_recall() -> None:
+    points = torch.randn(500, 2) + torch.tensor([[-6.0, 0.0], [6.0, 0.0]]).repeat(250, 1)
+    collapsed = torch.tensor([6.0, 0.0]) + 0.3 * torch.randn(500, 2)
+    precision, recall = precision_and_recall(collapsed, points)
+    assert precision > 0.95 and recall < 0.3
+    precision, recall = precision_and_recall(15 * torch.randn(500, 2), points)
+    assert precision < 0.3 and recall > 0.95
+
+
+def test_precision_and_recall_hold_far_from_the_origin() -> None:
+    # A matrix product would lose all digits of these distances.
+    x, y = torch.randn(100, 3).double(), 1 + torch.randn(100, 3).double()
+    expected = precision_and_recall(x, y)
+    assert precision_and_recall(x + 1e9, y + 1e9) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(5, 9, 5), (9, 5, 5), (9, 9, 0), (0, 0, 1)])
+def test_too_few_points_for_precision_and_recall_are_refused(n: int, m: int, k: int) -> None:
+    with pytest.raises(InputError, match=rf"\A[^\n]*more than k={k} points a set, got {n}, {m}\Z"):
+        precision_and_recall(torch.randn(n, 2), torch.randn(m, 2), k)

@@ -34,6 +34,8 @@ from flowvae_tutorial.exercises import (
     chapter03,
     chapter04,
     chapter05,
+    chapter06,
+    chapter07,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -923,6 +925,250 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         yield Mistake(check, answer, hint)
 
 
+LogProb = Callable[[Tensor], Tensor]
+
+
+def slope(z: Tensor, log_prob: LogProb) -> Tensor:
+    """The gradient of log p, of each latent."""
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(log_prob(z).sum(), z)[0]
+
+
+def in_place(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, anchor: float) -> Tensor:
+    z += lr * (slope(z, log_prob) - 2 * anchor * (z - start))
+    return z
+
+
+def without_gradient(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, a: float) -> Tensor:
+    return z + lr * torch.autograd.grad(log_prob(z).sum(), z)[0]
+
+
+def first_alone(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, a: float) -> Tensor:
+    z = z.detach().requires_grad_()
+    objective = log_prob(z) - a * (z - start).square().sum(-1)
+    return z + lr * torch.autograd.grad(objective[0], z)[0]
+
+
+def chapter06_mistakes() -> Iterator[Mistake]:
+    check = chapter06.check_step
+    for answer, hint in (
+        (lambda z, s, f, lr, a: ..., "Write your answer"),
+        (lambda z, s, f, lr, a: f(z), "shape (4, 3), yours has (4,)"),
+        (lambda z, s, f, lr, a: slope(z, f).numpy(), "Return a tensor"),
+        (without_gradient, "Your function stopped with RuntimeError"),
+        (in_place, "changes the latents"),
+        (lambda z, s, f, lr, a: z, "have not moved"),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s)) / len(z),
+            "how many others there are",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) / len(z) - 2 * a * (z - s)),
+            "The gradient of log p comes from a mean",
+        ),
+        (lambda z, s, f, lr, a: z + lr * (slope(z, f) + 2 * a * (z - s)), "look at its sign"),
+        (lambda z, s, f, lr, a: z + lr * (slope(z, f) - a * (z - s)), "half as hard"),
+        (lambda z, s, f, lr, a: z + lr * slope(z, f), "Where is the anchor"),
+        (lambda z, s, f, lr, a: z - lr * 2 * a * (z - s), "Where is log p"),
+        (
+            lambda z, s, f, lr, a: z - lr * (slope(z, f) - 2 * a * (z - s)),
+            "are to grow",
+        ),
+        (
+            lambda z, s, f, lr, a: z - lr * (slope(z, f) + 2 * a * (z - s)),
+            "only the anchor is right",
+        ),
+        (
+            lambda z, s, f, lr, a: z + slope(z, f) - 2 * a * (z - s),
+            "missing in front of both",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * slope(z, f) - 2 * a * (z - s),
+            "in front of the anchor's part",
+        ),
+        (
+            lambda z, s, f, lr, a: (
+                z + lr * (slope(z, f) - a * (z - s) / (z - s).norm(dim=-1, keepdim=True))
+            ),
+            "You used the distance",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(s, f) - 2 * a * (z - s)),
+            "gradient of log p at the start",
+        ),
+        (
+            lambda z, s, f, lr, a: s + lr * (slope(z, f) - 2 * a * (z - s)),
+            "You stepped from the start",
+        ),
+        (lambda z, s, f, lr, a: lr * (slope(z, f) - 2 * a * (z - s)), "That is the step."),
+        (first_alone, "Only the first latent"),
+        (lambda z, s, f, lr, a: z + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter06.check_langevin
+    for answer, hint in (
+        (lambda z, g, e, lr, t: ..., "Write your answer"),
+        (lambda z, g, e, lr, t: (z + lr * g).sum(-1), "shape (5, 2), yours has (5,)"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(lr * t) * e, "half its variance"),
+        (lambda z, g, e, lr, t: z + lr * g + 2 * lr * t * e, "scale of a variance"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(2 * t) * e, "a small step is all noise"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(2 * lr) * e, "at 0 there should be none"),
+        (lambda z, g, e, lr, t: z + lr * (g + math.sqrt(2 * t) * e), "shrinks as fast"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(2 * lr) * t * e, "yours is in its scale"),
+        (
+            lambda z, g, e, lr, t: z + lr * g + math.sqrt(2 * lr / t) * e,
+            "falls as the temperature rises",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr / 2 * g + math.sqrt(2 * lr * t) * e,
+            "the noise is whole",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr / 2 * g + math.sqrt(lr * t) * e,
+            "with half the step in front",
+        ),
+        (lambda z, g, e, lr, t: z - lr * g + math.sqrt(2 * lr * t) * e, "went downhill"),
+        (
+            lambda z, g, e, lr, t: z + g + math.sqrt(2 * lr * t) * e,
+            "missing in front of the gradient",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr / t * g + math.sqrt(2 * lr) * e,
+            "divided the gradient by the temperature",
+        ),
+        (lambda z, g, e, lr, t: z + lr * g, "Where is the noise"),
+        (lambda z, g, e, lr, t: z + math.sqrt(2 * lr * t) * e, "Where is the gradient"),
+        (lambda z, g, e, lr, t: lr * g + math.sqrt(2 * lr * t) * e, "That is the move."),
+        (lambda z, g, e, lr, t: z + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def points_guess(z: Tensor, points: Tensor, shrink: Tensor, variance: Tensor) -> Tensor:
+    distance = ((z[:, None] - shrink * points) ** 2).sum(-1)
+    return (-0.5 * distance / variance).softmax(-1) @ points
+
+
+def chapter07_mistakes() -> Iterator[Mistake]:
+    check = chapter07.check_denoise_points
+    guess = points_guess
+
+    def squared(z: Tensor, x: Tensor, lam: Tensor) -> Tensor:
+        return ((z[:, None] - lam.sigmoid().sqrt() * x) ** 2).sum(-1)
+
+    for answer, hint in (
+        (lambda z, x, lam: ..., "Write your answer"),
+        (lambda z, x, lam: squared(z, x, lam), "yours has (6, 5)"),
+        (lambda z, x, lam: z @ x, "Your function stopped with RuntimeError"),
+        (
+            lambda z, x, lam: (
+                guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) + 0.01 * torch.randn(6, 2)
+            ),
+            "you draw something",
+        ),
+        (lambda z, x, lam: x.mean(0).expand_as(z), "mean of all points"),
+        (lambda z, x, lam: x[squared(z, x, lam).argmin(-1)], "the nearest point"),
+        (lambda z, x, lam: guess(z, x, torch.ones(()), (-lam).sigmoid()), "the points themselves"),
+        (lambda z, x, lam: guess(z, x, lam.sigmoid(), (-lam).sigmoid()), "α² is the sigmoid"),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()),
+            "standard deviation σ",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid() / 2),
+            "where is the ½ of the Gaussian",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), torch.ones(())),
+            "does not enter your weights",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), lam.sigmoid()),
+            "signal's variance",
+        ),
+        (
+            lambda z, x, lam: (-0.5 * squared(z, x, lam).sqrt() / (-lam).sigmoid()).softmax(-1) @ x,
+            "squared distance",
+        ),
+        (
+            lambda z, x, lam: (0.5 * squared(z, x, lam) / (-lam).sigmoid()).softmax(-1) @ x,
+            "sign of the exponent",
+        ),
+        (
+            lambda z, x, lam: (
+                lam.sigmoid().sqrt() * guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid())
+            ),
+            "the mean of αx",
+        ),
+        (
+            lambda z, x, lam: (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).exp() @ x,
+            "has to be normalised",
+        ),
+        (
+            lambda z, x, lam: (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).softmax(0) @ x,
+            "over the z",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) + 1,
+            "term by term",
+        ),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter07.check_denoising_terms
+
+    def squares(e: Tensor, g: Tensor) -> Tensor:
+        return ((e - g) ** 2).sum(-1)
+
+    def ratio(lam: Tensor) -> Tensor:
+        return ((lam[:-1] - lam[1:]).exp() - 1)[:, None]
+
+    for answer, hint in (
+        (lambda e, g, lam: None, "Write your answer"),
+        (lambda e, g, lam: 0.5 * squares(e, g), "yours has (5, 3)"),
+        (lambda e, g, lam: (0.5 * ratio(lam) * squares(e, g)[1:]).sum(0), "yours has (3,)"),
+        (lambda e, g, lam: ratio(lam) * squares(e, g)[1:], "Twice too large"),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam) * ((e - g) ** 2).mean(-1)[1:],
+            "summed over them",
+        ),
+        (lambda e, g, lam: -0.5 * ratio(lam) * squares(e, g)[1:], "sign is turned"),
+        (lambda e, g, lam: 0.5 * ratio(lam) * squares(e, g)[:-1], "the noisier level"),
+        (
+            lambda e, g, lam: 0.5 * (lam[:-1].exp() - lam[1:].exp())[:, None] * squares(e, g)[1:],
+            "the weights of (7.8)",
+        ),
+        (
+            lambda e, g, lam: 0.5 * (1 - (lam[1:] - lam[:-1]).exp())[:, None] * squares(e, g)[1:],
+            "the other way up",
+        ),
+        (
+            lambda e, g, lam: 0.5 * (ratio(lam) + 1) * squares(e, g)[1:],
+            "The 1 is missing",
+        ),
+        (
+            lambda e, g, lam: 0.5 * (lam[:-1] - lam[1:])[:, None] * squares(e, g)[1:],
+            "infinitely small steps",
+        ),
+        (lambda e, g, lam: 0.5 * squares(e, g)[1:], "the simple loss"),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam) * (e - g).norm(dim=-1)[1:],
+            "goes in squared",
+        ),
+        (
+            lambda e, g, lam: (0.5 * ratio(lam) * squares(e, g)[1:]).cumsum(0),
+            "rows above added",
+        ),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam) * ((e - g).sum(-1) ** 2)[1:],
+            "square then",
+        ),
+        (lambda e, g, lam: 0.5 * ratio(lam) * squares(e, g)[1:] + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
 MISTAKES = [
     *chapter00_mistakes(),
     *chapter01_mistakes(),
@@ -930,6 +1176,8 @@ MISTAKES = [
     *chapter03_mistakes(),
     *chapter04_mistakes(),
     *chapter05_mistakes(),
+    *chapter06_mistakes(),
+    *chapter07_mistakes(),
 ]
 
 

@@ -27,6 +27,7 @@ from flowvae_tutorial import VAE, build
 from flowvae_tutorial.data import DATA_SETS, Data, load
 from flowvae_tutorial.models import BOOK_MODELS, MODELS
 from flowvae_tutorial.records import read_records
+from flowvae_tutorial.refinement_records import read_refinements, refinement_table
 from flowvae_tutorial.training import load_whole
 
 RUN = "rings-gaussian-seed0"
@@ -467,6 +468,84 @@ def test_an_output_that_cannot_be_written_is_one_line(
 ) -> None:
     (tmp_path / "runs" / RUN / file / "in the way").mkdir(parents=True)
     mistake(command(TRAIN))
+
+
+# --- refine -----------------------------------------------------------------------------------
+
+REFINE = "refine --data digits --epochs 1 --seeds 2 --models gaussian"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowvae_tutorial.refinement_records.STEPS", (0, 2))
+    monkeypatch.setattr("flowvae_tutorial.refinement_records.LATENTS", 50)
+
+
+@pytest.mark.usefixtures("quick")
+def test_refine_writes_a_record_a_run_and_does_nothing_twice(
+    command: Command, tmp_path: Path
+) -> None:
+    outcome = command(REFINE)
+    assert outcome.code == 0
+    folder = tmp_path / "results" / "refinement"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "digits-gaussian-seed0.json", "digits-gaussian-seed1.json"
+    ]  # fmt: skip
+    records = read_refinements(folder)
+    assert [(r["model"], r["seed"], r["epochs"]) for r in records] == [
+        ("gaussian", 0, 1), ("gaussian", 1, 1)
+    ]  # fmt: skip
+    assert records[0]["log_prob"] != records[1]["log_prob"]
+    assert outcome.out.endswith(refinement_table(records) + "\n")
+    before = files(tmp_path)
+    again = command(REFINE)
+    assert files(tmp_path) == before
+    assert again.out.count("its record is there") == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_refine_takes_the_model_that_reproduce_has_trained(
+    command: Command, tmp_path: Path
+) -> None:
+    command(REFINE.replace("refine", "reproduce") + " --samples 2")
+    trained = files(tmp_path / "runs")
+    assert command(REFINE).code == 0
+    assert files(tmp_path / "runs") == trained
+    alone = read_refinements(tmp_path / "results" / "refinement")
+    command(REFINE + " --results others --out elsewhere")
+    assert read_refinements(tmp_path / "others") == alone, "and trains the same one without it"
+    assert len(read_records(tmp_path / "results")) == 2
+
+
+def test_ctrl_c_during_a_refinement_says_how_to_go_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowvae_tutorial.refinement_records.refine", interrupted)
+    outcome = command(REFINE)
+    assert outcome.code == 130
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("stopped:") and "digits-gaussian-seed0/checkpoint.pt" in last
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("refine --models gaussian,vamp2", ["'vamp2'", *MODELS]),
+        ("refine --data cifar", ["'cifar'", *DATA_SETS]),
+        ("refine --data rings", ["'rings' has no labels"]),
+        ("refine --device tpu", ["'tpu'", "cpu"]),
+    ],
+)
+def test_a_mistake_in_refine_is_one_line_and_leaves_no_file(
+    command: Command, tmp_path: Path, line: str, says: list[str]
+) -> None:
+    said = mistake(command(line))
+    assert [word for word in says if word not in said] == []
+    assert files(tmp_path) == {}
 
 
 if __name__ == "__main__":

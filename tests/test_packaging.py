@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-RECORDS = sorted((ROOT / "book" / "results").glob("*.json"))
+RESULTS = ROOT / "book" / "results"
+RECORDS = sorted(RESULTS.rglob("*.json"))
 
 
 def pins() -> dict[str, str]:
@@ -85,7 +86,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     expected = {f.relative_to(ROOT).as_posix() for f in package_files()}
     assert "flowvae_tutorial/py.typed" in expected
     # A chapter opened in Colab reads the records from the package.
-    expected |= {f"flowvae_tutorial/results/{f.name}" for f in RECORDS}
+    expected |= {f"flowvae_tutorial/results/{f.relative_to(RESULTS).as_posix()}" for f in RECORDS}
     assert expected - set(ZipFile(wheel).namelist()) == set()
 
 

@@ -1,0 +1,182 @@
+"""Checks of the exercises of chapter 6, refinement."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import Hint, ask, exercise, refuse
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+def _log_prob(z: Tensor) -> Tensor:
+    """A density whose gradient is known, and differs from latent to latent."""
+    return -0.25 * z.square().square().sum(-1) + z[:, 0]
+
+
+def _gradient(z: Tensor) -> Tensor:
+    return torch.cat([1 - z[:, :1] ** 3, -(z[:, 1:] ** 3)], dim=1)
+
+
+@exercise("6.1")
+def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tensor]) -> None:
+    """Check one step of refinement (`eq-refinement`).
+
+    Args:
+        answer: takes latents and their starts `(N, D)`, log p, the step size and the anchor;
+            returns the latents after the step, `(N, D)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z, start = torch.randn(2, 4, 3, dtype=torch.float64, generator=random)
+    lr, anchor = 0.1, 0.3
+    climb, pull = _gradient(z), z - start
+    target = z + lr * (climb - 2 * anchor * pull)
+    given = z.clone()
+    value = ask(answer, given, start.clone(), _log_prob, lr, anchor, shape=(4, 3)).detach()
+    if not torch.equal(given.detach(), z):
+        raise Hint("Your function changes the latents it was given. Return new ones.")
+    pull_of_one = torch.zeros_like(z)
+    pull_of_one[0] = pull[0]
+    climb_of_one = torch.zeros_like(z)
+    climb_of_one[0] = climb[0]
+    unsquared = pull / pull.norm(dim=-1, keepdim=True)
+    refuse(
+        value.double(),
+        target,
+        [
+            (z, "The latents have not moved."),
+            (
+                z + lr / len(z) * (climb - 2 * anchor * pull),
+                "You took the gradient of a mean over the batch. A latent's step must not depend "
+                "on how many others there are.",
+            ),
+            (
+                z + lr / len(z) * climb - lr * 2 * anchor * pull,
+                "The gradient of log p comes from a mean over the batch. What should stand there?",
+            ),
+            (
+                z + lr * (climb + 2 * anchor * pull),
+                "The anchor pushes the latents away from their start: look at its sign.",
+            ),
+            (
+                z + lr * (climb - anchor * pull),
+                "The anchor pulls half as hard as it should. Differentiate the square.",
+            ),
+            (z + lr * climb, "Where is the anchor?"),
+            (z - lr * 2 * anchor * pull, "Where is log p?"),
+            (
+                z - lr * (climb - 2 * anchor * pull),
+                "You went downhill. Log p and the anchor's term are to grow.",
+            ),
+            (
+                z + lr * (-climb - 2 * anchor * pull),
+                "You went downhill in log p, and only the anchor is right.",
+            ),
+            (z + climb - 2 * anchor * pull, "The step size is missing in front of both parts."),
+            (
+                z + lr * climb - 2 * anchor * pull,
+                "The step size is missing in front of the anchor's part.",
+            ),
+            (
+                z + lr * (climb - anchor * unsquared),
+                "You used the distance. The anchor weighs its square.",
+            ),
+            (
+                z + lr * (_gradient(start) - 2 * anchor * pull),
+                "You took the gradient of log p at the start. It belongs where the latent is now.",
+            ),
+            (
+                start + lr * (climb - 2 * anchor * pull),
+                "You stepped from the start. The step begins where the latent is now.",
+            ),
+            (lr * (climb - 2 * anchor * pull), "That is the step. Return where it leads."),
+            (
+                z + lr * (climb_of_one - 2 * anchor * pull_of_one),
+                "Only the first latent has moved. All of them should.",
+            ),
+        ],
+    )
+
+
+@exercise("6.2")
+def check_langevin(answer: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]) -> None:
+    """Check one Langevin move (`eq-langevin`).
+
+    Args:
+        answer: takes latents, the gradient of U there and noise, `(N, D)` each, the step size
+            and the temperature; returns the latents after the move, `(N, D)`.
+    """
+    random = torch.Generator().manual_seed(0)
+    z, gradient, noise = torch.randn(3, 5, 2, dtype=torch.float64, generator=random)
+    lr, temperature = 0.3, 1.7
+    ahead, spread = z + lr * gradient, 2 * lr * temperature
+
+    def with_noise(scale: float) -> Tensor:
+        moved: Tensor = ahead + scale * noise
+        return moved
+
+    refuse(
+        ask(answer, z, gradient, noise, lr, temperature, shape=(5, 2)).double(),
+        with_noise(math.sqrt(spread)),
+        [
+            (
+                with_noise(math.sqrt(lr * temperature)),
+                "Too little noise: N(0, 1) would shrink to half its variance.",
+            ),
+            (
+                with_noise(spread),
+                "Your noise has the scale of a variance. What is its standard deviation?",
+            ),
+            (
+                with_noise(math.sqrt(2 * temperature)),
+                "The step size is missing in the noise, so a small step is all noise.",
+            ),
+            (
+                with_noise(math.sqrt(2 * lr)),
+                "The temperature is missing in the noise: at 0 there should be none.",
+            ),
+            (
+                with_noise(lr * math.sqrt(2 * temperature)),
+                "Your noise shrinks as fast as the step: in the limit of small steps there is "
+                "none. Variances add up, standard deviations do not.",
+            ),
+            (
+                with_noise(math.sqrt(2 * lr) * temperature),
+                "The temperature belongs to the noise's variance, yours is in its scale.",
+            ),
+            (
+                with_noise(math.sqrt(2 * lr / temperature)),
+                "Your noise falls as the temperature rises.",
+            ),
+            (
+                z + lr / 2 * gradient + math.sqrt(spread) * noise,
+                "The gradient's part is half as large as in the equation, the noise is whole.",
+            ),
+            (
+                z + lr / 2 * gradient + math.sqrt(lr * temperature) * noise,
+                "This is the form with half the step in front of the gradient. Its target is "
+                "right, but the equation's step is twice yours.",
+            ),
+            (
+                z - lr * gradient + math.sqrt(spread) * noise,
+                "You went downhill: U is to grow.",
+            ),
+            (
+                z + gradient + math.sqrt(spread) * noise,
+                "The step size is missing in front of the gradient.",
+            ),
+            (
+                z + lr / temperature * gradient + math.sqrt(2 * lr) * noise,
+                "You divided the gradient by the temperature. The target is right, but the "
+                "equation warms the noise instead.",
+            ),
+            (ahead, "Where is the noise?"),
+            (z + math.sqrt(spread) * noise, "Where is the gradient?"),
+            (
+                lr * gradient + math.sqrt(spread) * noise,
+                "That is the move. Return where it leads.",
+            ),
+        ],
+    )

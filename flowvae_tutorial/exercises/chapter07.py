@@ -1,0 +1,154 @@
+"""Checks of the exercises of chapter 7, towards diffusion."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import Hint, ask, exercise, refuse
+
+
+def _numbers(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- 7.1 --------------------------------------------------------------------------------------
+
+
+def _guess(z: Tensor, points: Tensor, shrink: Tensor, variance: Tensor) -> Tensor:
+    """Σₙ wₙ xₙ with wₙ ∝ exp(−‖z − shrink xₙ‖² / (2 variance))."""
+    distance = torch.cdist(z, shrink * points) ** 2
+    return (-0.5 * distance / variance).softmax(dim=-1) @ points
+
+
+@exercise("7.1")
+def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Check the best denoiser for data that are N points.
+
+    Args:
+        answer: takes z `(M, X)`, the points `(N, X)` and the log SNR λ, a number; returns E[x | z]
+            `(M, X)`.
+    """
+    z, points = _numbers(6, 2, seed=1), _numbers(5, 2, seed=2)
+    lam = torch.tensor(0.6, dtype=torch.float64)
+    value = ask(answer, z, points, lam, shape=(6, 2)).double()
+    if not torch.equal(value, ask(answer, z, points, lam, shape=(6, 2)).double()):
+        raise Hint("Two calls give different numbers: you draw something. E[x | z] is a mean.")
+    a2, s2 = lam.sigmoid(), (-lam).sigmoid()
+    a, one = a2.sqrt(), torch.ones_like(a2)
+    away = torch.cdist(z, a * points)
+    logits = -0.5 * away**2 / s2
+    right = _guess(z, points, a, s2)
+    refuse(
+        value,
+        right,
+        [
+            (
+                points.mean(0).expand_as(z),
+                "This is the mean of all points. Near z some are more probable than others.",
+            ),
+            (
+                points[away.argmin(-1)],
+                "This is the nearest point. The best guess is a mean of all, with weights.",
+            ),
+            (
+                _guess(z, points, one, s2),
+                "You compare z with the points themselves. What has level t made of a point x?",
+            ),
+            (_guess(z, points, a2, s2), "The mean of z given x is αx, and α² is the sigmoid of λ."),
+            (
+                _guess(z, points, a, s2.sqrt()),
+                "You divide by the standard deviation σ. The Gaussian has the variance there.",
+            ),
+            (
+                _guess(z, points, a, s2 / 2),
+                "The exponent is twice too large: where is the ½ of the Gaussian?",
+            ),
+            (_guess(z, points, a, one), "The noise of the level does not enter your weights."),
+            (_guess(z, points, a, a2), "You have the signal's variance where the noise's belongs."),
+            (
+                (-0.5 * away / s2).softmax(dim=-1) @ points,
+                "The exponent has the distance in it. It should be the squared distance.",
+            ),
+            (
+                (-logits).softmax(dim=-1) @ points,
+                "The far points have the large weights. Look at the sign of the exponent.",
+            ),
+            (a * right, "This is the mean of αx. The guess is of x itself."),
+            (
+                logits.exp() @ points,
+                "Your weights do not add up to 1. A posterior has to be normalised.",
+            ),
+            (
+                logits.softmax(dim=0) @ points,
+                "Your weights add up to 1 over the z. They should do so over the points.",
+            ),
+        ],
+    )
+
+
+# --- 7.2 --------------------------------------------------------------------------------------
+
+
+@exercise("7.2")
+def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Check the KL term of each step, from guesses of the noise.
+
+    Args:
+        answer: takes the noise ε and its guess `(T, N, X)`, levels 1 to T, and the log SNR λ of
+            the levels `(T,)`; returns `(T − 1, N)`, the terms of t = 2 to T.
+    """
+    noise, guess = _numbers(5, 3, 2, seed=1), _numbers(5, 3, 2, seed=2)
+    lam = torch.tensor([3.0, 1.2, 0.8, -0.9, -2.0], dtype=torch.float64)
+    value = ask(answer, noise, guess, lam, shape=(4, 3)).double()
+    squares = ((noise - guess) ** 2).sum(-1)
+    snr = lam.exp()
+    ratio = torch.expm1(lam[:-1] - lam[1:])[:, None]
+    gained = (snr[:-1] - snr[1:])[:, None]
+    right = 0.5 * ratio * squares[1:]
+    refuse(
+        value,
+        right,
+        [
+            (2 * right, "Twice too large: where is the ½?"),
+            (right / 2, "This is a mean over the two numbers of x. Nats are summed over them."),
+            (-right, "The sign is turned: a divergence is never negative."),
+            (
+                0.5 * ratio * squares[:-1],
+                "The step from t to t − 1 starts at t: the guess is made from the noisier level.",
+            ),
+            (
+                0.5 * gained * squares[1:],
+                "These are the weights of (7.8), which go with errors of x̂. You have errors of "
+                "the noise.",
+            ),
+            (
+                0.5 * (-torch.expm1(lam[1:] - lam[:-1]))[:, None] * squares[1:],
+                "You have 1 − SNR(t) / SNR(t − 1). The ratio stands the other way up.",
+            ),
+            (
+                0.5 * (lam[:-1] - lam[1:]).exp()[:, None] * squares[1:],
+                "The 1 is missing that is subtracted from the ratio of the two SNRs.",
+            ),
+            (
+                0.5 * (lam[:-1] - lam[1:])[:, None] * squares[1:],
+                "This is right for infinitely small steps. Yours are finite.",
+            ),
+            (
+                0.5 * squares[1:],
+                "The weights are missing. This is the simple loss, and no term of a bound.",
+            ),
+            (
+                0.5 * ratio * squares[1:].sqrt(),
+                "The error goes in squared.",
+            ),
+            (
+                right.cumsum(0),
+                "Each row is to be one step's term. Yours have the rows above added to them.",
+            ),
+            (
+                0.5 * ratio * ((noise - guess).sum(-1) ** 2)[1:],
+                "You sum over the numbers of x first and square then.",
+            ),
+        ],
+    )
