@@ -1,5 +1,6 @@
 """Normalizing flows: a simple distribution pushed through an invertible map with parameters."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -52,6 +53,13 @@ class Flow(TransformedDistribution):
         return log_p - ladj
 
 
+class _StandardNormal(Independent):  # type: ignore[type-arg]
+    """N(0, I), whose log-density need not look at means and scales."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
+
+
 def _check_finite(value: Tensor, name: str) -> None:
     # The sum is finite if all values are, unless it overflows: only then look at each.
     if not value.sum().isfinite() and not value.isfinite().all():
@@ -99,6 +107,7 @@ class CouplingFlow(nn.Module):
 
     coupling: Callable[[int, Callable[[Tensor], Tensor]], Bijection]
     orders: Tensor
+    orders_back: Tensor
 
     def __init__(
         self,
@@ -147,6 +156,7 @@ class CouplingFlow(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(features))
         # Drawn at random, so it belongs to the weights.
         self.register_buffer("orders", _alternating_orders(features, transforms))
+        self.register_buffer("orders_back", self.orders.argsort(-1))
 
     def transform(self, context: Tensor | None = None) -> Bijection:
         """The map f from noise to latents, for `context` `(N, C)` if the flow has one.
@@ -155,11 +165,12 @@ class CouplingFlow(nn.Module):
             InputError: a context is missing, not wanted, not finite or of the wrong width.
         """
         self._check(context)
+        permutations = list(map(Permutation, self.orders, self.orders_back))
         maps: list[Bijection] = []
-        for order, net in zip(self.orders, self.nets, strict=False):
-            maps += [Permutation(order), self.coupling(self.size, net(context))]
+        for permutation, net in zip(permutations, self.nets, strict=False):
+            maps += [permutation, self.coupling(self.size, net(context))]
         if maps:
-            maps.append(Permutation(self.orders[-1]))
+            maps.append(permutations[-1])
         return Composition([*maps, ElementwiseAffine(self.loc, self.log_scale)])
 
     def forward(self, context: Tensor | None = None) -> Distribution:
@@ -168,7 +179,7 @@ class CouplingFlow(nn.Module):
         shape = (() if context is None else context.shape[:-1]) + self.loc.shape
         zero = self.loc.new_zeros(shape)
         normal = Normal(zero, torch.ones_like(zero), validate_args=False)
-        return Flow(Independent(normal, 1, validate_args=False), transform)
+        return Flow(_StandardNormal(normal, 1, validate_args=False), transform)
 
     def _check(self, context: Tensor | None) -> None:
         if context is None and self.context:

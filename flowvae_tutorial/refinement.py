@@ -50,7 +50,8 @@ def refine(
 ) -> Tensor:
     """Move latents uphill in U(z) = log p(z) + reward(z) − anchor ‖z − z₀‖² (`eq-refinement`).
 
-    Each latent moves on its own: its result does not depend on the others.
+    Each latent moves on its own: its result does not depend on the others. (In float32 it may,
+    where a step and half of it are equally good to the last digit.)
 
     At temperature 0 this is gradient ascent, and U never falls: a latent whose step would lower
     it halves that step until it does not, and tries twice that size, up to lr, at its next step.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
-from torch.nn import functional as F
 
 # exp(±2): a coupling stretches each dimension at most 7.4 times.
 LOG_SCALE_BOUND = 2.0
@@ -72,10 +71,14 @@ class ElementwiseAffine(Bijection):
 class Permutation(Bijection):
     """Dimensions in another order; the determinant is 1 or −1."""
 
-    def __init__(self, order: Tensor) -> None:
-        """Set up the map with `order` `(D,)`: z[i] = u[order[i]]."""
+    def __init__(self, order: Tensor, back: Tensor | None = None) -> None:
+        """Set up the map with `order` `(D,)`: z[i] = u[order[i]].
+
+        `back` is `order.argsort()`, for a caller who has it at hand.
+        """
         super().__init__()
         self.order = order
+        self.back = order.argsort() if back is None else back
 
     def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Reorder."""
@@ -83,7 +86,7 @@ class Permutation(Bijection):
 
     def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Put back into the first order."""
-        return z.index_select(-1, self.order.argsort()), z.new_zeros(z.shape[:-1])
+        return z.index_select(-1, self.back), z.new_zeros(z.shape[:-1])
 
 
 class Coupling(Bijection):
@@ -102,13 +105,13 @@ class Coupling(Bijection):
 
     def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """One pass of the network, then g."""
-        a, b = u.tensor_split([self.size], dim=-1)
+        a, b = u.split([self.size, u.shape[-1] - self.size], dim=-1)
         b, log_slope = self.forward(b, self.net(a))
         return _joined(a, b), log_slope.sum(-1)
 
     def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """One pass of the network, then g⁻¹."""
-        a, b = z.tensor_split([self.size], dim=-1)
+        a, b = z.split([self.size, z.shape[-1] - self.size], dim=-1)
         b, log_slope = self.backward(b, self.net(a))
         return _joined(a, b), log_slope.sum(-1)
 
@@ -162,32 +165,37 @@ class SplineCoupling(Coupling):
     @staticmethod
     def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the spline."""
-        return rational_quadratic_spline(b, *spline_knots(theta.unflatten(-1, (-1, 3 * BINS - 1))))
+        return rational_quadratic_spline(b, *spline_knots(_raw_knots(theta)))
 
     @staticmethod
     def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Invert the spline."""
-        return rational_quadratic_spline(
-            b, *spline_knots(theta.unflatten(-1, (-1, 3 * BINS - 1))), inverse=True
-        )
+        return rational_quadratic_spline(b, *spline_knots(_raw_knots(theta)), inverse=True)
+
+
+def _raw_knots(theta: Tensor) -> Tensor:
+    # Knots come first: along a last dimension this short, softmax and sums are slow.
+    raw: Tensor = theta.unflatten(-1, (3 * BINS - 1, -1))
+    return raw.movedim(-2, 0)
 
 
 def spline_knots(raw: Tensor) -> tuple[Tensor, Tensor]:
     """The knots of a spline from unconstrained numbers; zeros give the identity.
 
     Args:
-        raw: `(..., 3 BINS − 1)`: BINS widths, BINS heights, BINS − 1 logarithms of slopes.
+        raw: `(3 BINS − 1, ...)`: BINS widths, BINS heights, BINS − 1 logarithms of slopes.
 
     Returns:
-        corners `(..., 2, BINS + 1)`, positions along u and z from −BOX to BOX, and slopes
-        `(..., BINS + 1)`, which are 1 at both ends, where the spline meets the identity.
+        corners `(2, BINS + 1, ...)`, positions along u and z from −BOX to BOX, and slopes
+        `(BINS + 1, ...)`, which are 1 at both ends, where the spline meets the identity.
     """
-    share = raw[..., : 2 * BINS].unflatten(-1, (2, BINS)).softmax(-1)
-    share = LEAST_BIN + (1 - LEAST_BIN * BINS) * share
-    inner = 2 * BOX * share[..., :-1].cumsum(-1) - BOX
-    corners = F.pad(F.pad(inner, (1, 0), value=-BOX), (0, 1), value=BOX)
-    log_slopes = LOG_SCALE_BOUND * raw[..., 2 * BINS :].tanh()
-    return corners, F.pad(log_slopes, (1, 1)).exp()
+    shares, log_slopes = raw.split([2 * BINS, BINS - 1])
+    share = LEAST_BIN + (1 - LEAST_BIN * BINS) * shares.unflatten(0, (2, BINS)).softmax(1)
+    inner = 2 * BOX * share[:, :-1].cumsum(1) - BOX
+    end = torch.full_like(inner[:, :1], BOX)
+    one = torch.ones_like(log_slopes[:1])
+    corners = torch.cat([-end, inner, end], dim=1)
+    return corners, torch.cat([one, (LOG_SCALE_BOUND * log_slopes.tanh()).exp(), one])
 
 
 def rational_quadratic_spline(
@@ -199,45 +207,41 @@ def rational_quadratic_spline(
 
     Args:
         value: `(...)`, u, or z for the inverse.
-        corners: `(..., 2, K + 1)`, the knots' positions along u and along z, ascending, with
+        corners: `(2, K + 1, ...)`, the knots' positions along u and along z, ascending, with
             the same ends for both.
-        slopes: `(..., K + 1)`, the spline's positive slopes at the knots; 1 at the ends.
+        slopes: `(K + 1, ...)`, the spline's positive slopes at the knots; 1 at the ends.
         inverse: from z to u.
 
     Returns:
         z (or u) and log dz/du there, `(...)` each.
     """
-    ends = corners[..., 0, 0], corners[..., 0, -1]
-    inside = (value >= ends[0]) & (value <= ends[1])
+    along = corners[int(inverse)].detach()
+    inside = (value >= along[0]) & (value <= along[-1])
     # Both branches of a `where` get gradients: the one not taken must stay finite, too.
-    at = value.clamp(*ends)
-    along = corners[..., int(inverse), 1:-1]
-    index = (at.unsqueeze(-1) >= along).sum(-1, keepdim=True)
-    table = torch.cat([corners, slopes.unsqueeze(-2)], dim=-2)
-    index = index.unsqueeze(-2).expand(*index.shape[:-1], 3, 1)
-    table = table.expand(*index.shape[:-1], table.shape[-1])
-    u0, z0, slope0 = table.gather(-1, index).squeeze(-1).unbind(-1)
-    u1, z1, slope1 = table.gather(-1, index + 1).squeeze(-1).unbind(-1)
+    at = value.clamp(along[0], along[-1])
+    left = (at >= along[1:-1]).sum(0)
+    table = torch.cat([corners, slopes.unsqueeze(0)])
+    table = table.expand(*table.shape[:2], *left.shape)
+    ends = table.gather(1, torch.stack([left, left + 1]).expand(3, 2, *left.shape))
+    (u0, u1), (z0, z1), (slope0, slope1) = (pair.unbind() for pair in ends.unbind())
     width, height = u1 - u0, z1 - z0
     slope = height / width
     bend = slope0 + slope1 - 2 * slope
     if inverse:
-        rise = at - z0
-        a = height * (slope - slope0) + rise * bend
-        b = height * slope0 - rise * bend
-        c = -slope * rise
+        rise = (at - z0) / height
+        b = slope0 - rise * bend
+        c = slope * rise
         # The form of the root that does not cancel. Rounding may push the root's argument
         # below zero, and the slope of a root at zero is infinite.
-        t = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=1e-30).sqrt())
+        t = 2 * c / (b + (b**2 + 4 * (slope - b) * c).clamp(min=1e-30).sqrt())
     else:
         t = (at - u0) / width
     s = t * (1 - t)
     bottom = slope + bend * s
     result = u0 + width * t if inverse else z0 + height * (slope * t**2 + slope0 * s) / bottom
     top = slope1 * t**2 + 2 * slope * s + slope0 * (1 - t) ** 2
-    log_slope = 2 * slope.log() + top.log() - 2 * bottom.log()
-    zero = torch.zeros((), dtype=value.dtype, device=value.device)
-    return torch.where(inside, result, value), torch.where(inside, log_slope, zero)
+    log_slope = (top * (slope / bottom) ** 2).log()
+    return torch.where(inside, result, value), torch.where(inside, log_slope, 0.0)
 
 
 class Composition(Bijection):

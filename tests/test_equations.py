@@ -747,7 +747,7 @@ def test_eq_spline() -> None:
     # The package's spline has more knots; in this bin it is the same.
     corners = torch.tensor([[-2.0, u0, u1, 2.0], [-2.0, z0, z1, 2.0]], dtype=torch.float64)
     all_slopes = torch.tensor([1.0, slope0, slope1, 1.0], dtype=torch.float64)
-    z, log_slope = rational_quadratic_spline(u, corners, all_slopes)
+    z, log_slope = rational_quadratic_spline(u, corners[..., None], all_slopes[:, None])
     torch.testing.assert_close(z, g(u), rtol=0, atol=1e-12)
     torch.testing.assert_close(log_slope.exp(), torch.func.vmap(torch.func.grad(g))(u))
 

@@ -228,8 +228,8 @@ def test_a_flow_is_its_base_density_divided_by_the_slope() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_example_has_its_own_flow(kind: str) -> None:
-    flow, context = bend(small(3, kind, C), 0.5), torch.randn(7, C)
-    z = torch.randn(5, 7, 3)
+    flow, context = bend(small(3, kind, C), 0.5).double(), torch.randn(7, C).double()
+    z = torch.randn(5, 7, 3).double()
     log_q = flow(context).log_prob(z)
     for i in range(7):
         torch.testing.assert_close(

@@ -259,18 +259,18 @@ def test_extreme_inputs_stay_finite(kind: str, dtype: torch.dtype) -> None:
 
 
 def random_knots(*shape: int) -> tuple[Tensor, Tensor]:
-    return spline_knots(1.5 * torch.randn(*shape, 3 * BINS - 1, dtype=torch.float64))
+    return spline_knots(1.5 * torch.randn(3 * BINS - 1, *shape, dtype=torch.float64))
 
 
 def test_zeros_are_the_identity_spline() -> None:
-    corners, slopes = spline_knots(torch.zeros(3, 3 * BINS - 1, dtype=torch.float64))
-    assert (corners.shape, slopes.shape) == ((3, 2, BINS + 1), (3, BINS + 1))
+    corners, slopes = spline_knots(torch.zeros(3 * BINS - 1, 1, dtype=torch.float64))
+    assert (corners.shape, slopes.shape) == ((2, BINS + 1, 1), (BINS + 1, 1))
     even = torch.linspace(-BOX, BOX, BINS + 1, dtype=torch.float64)
-    torch.testing.assert_close(corners, even.expand(3, 2, -1), rtol=0, atol=1e-14)
+    torch.testing.assert_close(corners.squeeze(-1), even.expand(2, -1), rtol=0, atol=1e-14)
     assert torch.equal(slopes, torch.ones_like(slopes))
     u = torch.linspace(-7, 7, 300, dtype=torch.float64)
     for inverse in (False, True):
-        z, log_slope = rational_quadratic_spline(u, corners[0], slopes[0], inverse)
+        z, log_slope = rational_quadratic_spline(u, corners, slopes, inverse)
         torch.testing.assert_close(z, u, rtol=0, atol=1e-13)
         torch.testing.assert_close(log_slope, torch.zeros_like(u), rtol=0, atol=1e-13)
 
@@ -280,37 +280,37 @@ def test_zeros_are_the_identity_spline() -> None:
 def test_knots_ascend_from_end_to_end_and_keep_their_least_distance(
     dtype: torch.dtype, scale: float
 ) -> None:
-    corners, slopes = spline_knots(scale * torch.randn(500, 3 * BINS - 1, dtype=dtype))
-    assert (corners[..., 0] == -BOX).all() and (corners[..., -1] == BOX).all()
-    assert corners.diff(dim=-1).min() > 2 * BOX * LEAST_BIN * (1 - 1e-5)
-    assert (slopes[..., 0] == 1).all() and (slopes[..., -1] == 1).all()
+    corners, slopes = spline_knots(scale * torch.randn(3 * BINS - 1, 500, dtype=dtype))
+    assert (corners[:, 0] == -BOX).all() and (corners[:, -1] == BOX).all()
+    assert corners.diff(dim=1).min() > 2 * BOX * LEAST_BIN * (1 - 1e-5)
+    assert (slopes[0] == 1).all() and (slopes[-1] == 1).all()
     # Relative to float32's rounding of e².
     assert slopes.log().abs().max() <= LOG_SCALE_BOUND * (1 + 1e-6)
     if scale > 1:
-        share = corners.diff(dim=-1).min().item() / (2 * BOX)
+        share = corners.diff(dim=1).min().item() / (2 * BOX)
         assert share == pytest.approx(LEAST_BIN, rel=1e-4), "and it is reached"
 
 
 def test_widths_come_first_then_heights_then_slopes() -> None:
     # A wider first bin along u, then a higher last one along z, then a steep third knot.
-    raw = torch.zeros(3, 3 * BINS - 1, dtype=torch.float64)
-    raw[0, 0] = raw[1, 2 * BINS - 1] = raw[2, 2 * BINS + 1] = 1
+    raw = torch.zeros(3 * BINS - 1, 3, dtype=torch.float64)
+    raw[0, 0] = raw[2 * BINS - 1, 1] = raw[2 * BINS + 1, 2] = 1
     corners, slopes = spline_knots(raw)
     even = 2 * BOX / BINS
-    assert corners[0, 0].diff()[0] > even + 0.5 and corners[1, 1].diff()[-1] > even + 0.5
+    assert corners[0, :, 0].diff()[0] > even + 0.5 and corners[1, :, 1].diff()[-1] > even + 0.5
     expected = torch.ones(BINS + 1, dtype=torch.float64)
     expected[2] = math.exp(LOG_SCALE_BOUND * math.tanh(1))
-    torch.testing.assert_close(slopes[2], expected)
+    torch.testing.assert_close(slopes[:, 2], expected)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_spline_passes_its_knots_with_its_slopes_and_has_no_kink(inverse: bool) -> None:
     corners, slopes = random_knots(50)
-    u, z = corners.movedim(-2, 0)
+    u, z = corners
     start, goal = (z, u) if inverse else (u, z)
     for nudge in (0.0, 1e-11, -1e-11):
         value, log_slope = rational_quadratic_spline(
-            start + nudge, corners.unsqueeze(-3), slopes.unsqueeze(-2), inverse
+            start + nudge, corners.unsqueeze(2), slopes.unsqueeze(1), inverse
         )
         torch.testing.assert_close(value, goal, rtol=0, atol=1e-7)
         torch.testing.assert_close(log_slope, slopes.log(), rtol=0, atol=1e-7)
@@ -320,15 +320,15 @@ def test_a_spline_passes_its_knots_with_its_slopes_and_has_no_kink(inverse: bool
 @pytest.mark.parametrize("where", [slice(1, -1), [0, -1]], ids=["inner knots", "ends"])
 def test_autograds_slope_at_a_knot_is_the_splines(where: slice | list[int], inverse: bool) -> None:
     corners, slopes = random_knots(50)
-    start = corners[:, int(inverse), where].clone().requires_grad_()
+    start = corners[int(inverse), where].clone().requires_grad_()
     raw = (corners.clone().requires_grad_(), slopes.clone().requires_grad_())
     value, log_slope = rational_quadratic_spline(
-        start, raw[0].unsqueeze(-3), raw[1].unsqueeze(-2), inverse
+        start, raw[0].unsqueeze(2), raw[1].unsqueeze(1), inverse
     )
     for gradient in torch.autograd.grad(log_slope.sum(), [start, *raw], retain_graph=True):
         assert gradient.isfinite().all()
     (found,) = torch.autograd.grad(value.sum(), start)
-    expected = slopes[:, where].reciprocal() if inverse else slopes[:, where]
+    expected = slopes[where].reciprocal() if inverse else slopes[where]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
@@ -350,7 +350,7 @@ def test_outside_its_box_a_spline_is_the_identity_whatever_its_knots() -> None:
 def test_a_strongly_bent_spline_is_inverted_as_well_as_its_digits_allow(
     dtype: torch.dtype,
 ) -> None:
-    raw = 3 * torch.randn(5000, 3 * BINS - 1, dtype=dtype)
+    raw = 3 * torch.randn(3 * BINS - 1, 5000, dtype=dtype)
     corners, slopes = spline_knots(raw)
     u = 2 * BOX * torch.rand(5000, dtype=dtype) - BOX
     z, log_slope = rational_quadratic_spline(u, corners, slopes)
@@ -380,8 +380,8 @@ def test_the_spline_is_zukos_in_value_log_determinant_and_gradient(
         expected_ladj = theirs.call_and_ladj(expected)[1]
     else:
         expected, expected_ladj = theirs.call_and_ladj(value)
-    corners = torch.stack(knots[:2], dim=-2)
-    found, ladj = rational_quadratic_spline(value, corners, knots[2], inverse)
+    corners = torch.stack(knots[:2]).mT
+    found, ladj = rational_quadratic_spline(value, corners, knots[2].mT, inverse)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(ladj, expected_ladj, rtol=0, atol=1e-7)
     # Of both outputs at once, weighed at random so that nothing cancels.
