@@ -46,7 +46,7 @@ format: $(READY)  ## let ruff sort imports and format
 notebooks: $(READY)  ## re-execute chapters and store their outputs (NB=book/x.ipynb for one)
 	@$(BIN)/python tools/book.py execute $(NB)
 
-bench: $(BENCH_READY)  ## time the package beside pythae
+bench: $(BENCH_READY)  ## time the package beside pythae, zuko and normflows
 	$(BIN)/pytest tests/benchmarks
 
 wheel: $(READY)  ## build the package's wheel into dist/
