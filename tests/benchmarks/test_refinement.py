@@ -18,7 +18,7 @@ from flowvae_tutorial import build, refine
 from flowvae_tutorial.data import load
 
 LATENTS, STEPS = 10_000, 10
-# Seconds of CPU; 8.9 were seen on one thread of a busy AMD EPYC.
+# Seconds of CPU; 4.0 were seen on one thread of an idle AMD EPYC.
 AT_MOST = 6.0
 
 
