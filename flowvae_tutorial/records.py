@@ -4,7 +4,7 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -178,12 +178,7 @@ def write_record(record: Record, folder: Path) -> Path:
     """
     _validate(record, "this record")
     name = run_name(record["model"], record["data"], record["beta"], record["seed"])
-    path = folder / f"{name}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    half.write_text(json.dumps(record) + "\n")
-    os.replace(half, path)
-    return path
+    return write_whole(record, folder / f"{name}.json")
 
 
 def read_records(folder: Path, data: str | None = None) -> list[Record]:
@@ -192,26 +187,55 @@ def read_records(folder: Path, data: str | None = None) -> list[Record]:
     Raises:
         InputError: there is none, or one is damaged or breaks the schema.
     """
+    records = read_valid(folder, data, _validate)
+    if not records:
+        raise InputError(f"no records{f' of {data}' if data else ''} in {folder}: run `reproduce`")
+    return records
+
+
+def write_whole(record: Record, path: Path) -> Path:
+    """Write a valid record beside its place and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
+    half.write_text(json.dumps(record) + "\n")
+    os.replace(half, path)
+    return path
+
+
+def read_valid(
+    folder: Path, data: str | None, validate: Callable[[Any, str], None]
+) -> list[Record]:
+    """The records of a folder, or those of one data set, each checked by `validate`.
+
+    Raises:
+        InputError: one is damaged, or `validate` refuses it.
+    """
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
-        _validate(record, str(path))
+        validate(record, str(path))
         if data in (None, record["data"]):
             records.append(record)
-    if not records:
-        raise InputError(f"no records{f' of {data}' if data else ''} in {folder}: run `reproduce`")
     return records
 
 
-def _validate(record: Any, where: str) -> None:
-    error = _Validator(SCHEMA).iter_errors(record)
-    first = next(iter(error), None)
+def check_schema(schema: dict[str, Any], record: Any, where: str) -> None:
+    """Refuse a record that breaks a schema, in one line that says `where` and in which place.
+
+    Raises:
+        InputError: it does.
+    """
+    first = next(iter(_Validator(schema).iter_errors(record)), None)
     if first is not None:
         place = "/".join(str(step) for step in first.absolute_path) or "the record"
         raise InputError(f"{where} breaks the schema at {place}: {first.message[:200]}")
+
+
+def _validate(record: Any, where: str) -> None:
+    check_schema(SCHEMA, record, where)
 
 
 @dataclass(frozen=True)

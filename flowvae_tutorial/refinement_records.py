@@ -1,7 +1,5 @@
 """Does refinement make better samples? Measured against held-out images, kept as records."""
 
-import json
-import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -15,7 +13,17 @@ from .data import Data
 from .errors import InputError
 from .evaluation import energy_distance, precision_and_recall
 from .networks import dense
-from .records import _COUNT, _NUMBER, Interval, Record, _Validator, interval, run_name
+from .records import (
+    _COUNT,
+    _NUMBER,
+    Interval,
+    Record,
+    check_schema,
+    interval,
+    read_valid,
+    run_name,
+    write_whole,
+)
 from .refinement import refine
 from .vae import VAE
 
@@ -215,12 +223,8 @@ def write_refinement(record: Record, folder: Path) -> Path:
         InputError: the record breaks the schema.
     """
     _validate(record, "this record")
-    path = folder / f"{run_name(record['model'], record['data'], 1, record['seed'])}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    half.write_text(json.dumps(record) + "\n")
-    os.replace(half, path)
-    return path
+    name = run_name(record["model"], record["data"], 1, record["seed"])
+    return write_whole(record, folder / f"{name}.json")
 
 
 def read_refinements(folder: Path, data: str | None = None) -> list[Record]:
@@ -229,25 +233,14 @@ def read_refinements(folder: Path, data: str | None = None) -> list[Record]:
     Raises:
         InputError: there is none, or one is damaged or breaks the schema.
     """
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
-        _validate(record, str(path))
-        if data in (None, record["data"]):
-            records.append(record)
+    records = read_valid(folder, data, _validate)
     if not records:
         raise InputError(f"no refinements{f' of {data}' if data else ''} in {folder}: run `refine`")
     return records
 
 
 def _validate(record: Any, where: str) -> None:
-    first = next(iter(_Validator(SCHEMA).iter_errors(record)), None)
-    if first is not None:
-        place = "/".join(str(step) for step in first.absolute_path) or "the record"
-        raise InputError(f"{where} breaks the schema at {place}: {first.message[:200]}")
+    check_schema(SCHEMA, record, where)
     shape = [len(record["steps"])] * len(record["anchors"])
     for name in FIGURES:
         if [len(row) for row in record[name]] != shape:
