@@ -1,36 +1,29 @@
 """The command line: `python -m flowvae_tutorial --help`."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import matplotlib
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from .data import DATA_SETS, Data, load
+from .data import DATA_SETS, load, outline
 from .errors import InputError
-from .models import (
-    BOOK_MODELS,
-    FIRST_STAGE,
-    MODELS,
-    Sizes,
-    build,
-    on_first_stage,
-    resolve,
-    training_settings,
-)
+from .jobs import at_once
+from .models import BOOK_MODELS, MODELS, resolve
+from .pictures import draw_report, draw_run, draw_samples, figures_of
+from .pretrained import pretrained_models, pretrained_run
+from .ranks import joined, rank_and_world
+from .record_files import run_name
 from .records import (
-    Record,
     book_results,
     current_commit,
-    make_record,
     paired_table,
     read_records,
-    run_name,
     table,
     write_record,
 )
@@ -41,8 +34,8 @@ from .refinement_records import (
     refinement_table,
     write_refinement,
 )
-from .training import History, NotFinite, device_by_name, fit
-from .vae import VAE
+from .runs import Trained, load_trained, record_of, save_trained, train_run
+from .training import NotFinite, device_by_name
 
 app = typer.Typer(
     help="Train the book's models, reproduce its records, report its tables.",
@@ -61,6 +54,16 @@ SamplesOption = Annotated[int, typer.Option(help="S of the importance-sampled NL
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 BetaOption = Annotated[float, typer.Option(help="Weight of the KL term.")]
 OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights and pictures.")]
+SeedOption = Annotated[
+    int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
+]
+TrainedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT|NAME",
+        help=f"A checkpoint.pt, a weights.safetensors, or one of {Names(pretrained_models())}.",
+    ),
+]
 
 
 @app.command()
@@ -68,9 +71,10 @@ def train(
     model: Annotated[str, typer.Option(help=f"One of {Names(MODELS)}.")] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
-    seed: Annotated[
-        int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
-    ] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a step; the book's own by default.")
+    ] = None,
+    seed: SeedOption = 0,
     beta: BetaOption = 1.0,
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
@@ -80,24 +84,87 @@ def train(
     """Train one model, print its test figures and draw its samples.
 
     Example: python -m flowvae_tutorial train --model gaussian --data digits
+
+    On several devices: torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
     folder = out / run_name(model, data, beta, seed)
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise InputError(
-            f"{checkpoint} holds a run already: add --resume to go on with it, or delete the file"
-        )
-    vae, dataset, record = _run(
-        model, load(data), epochs, seed, beta, samples, device, checkpoint, current_commit()
-    )
-    save_file(
-        {name: value.contiguous() for name, value in vae.state_dict().items()},
-        folder / "weights.safetensors",
-    )
-    picture = _draw(vae, dataset, folder)
+    with joined(device_by_name(device)) as here:
+        if checkpoint.exists() and not resume:
+            raise InputError(
+                f"{checkpoint} holds a run already: add --resume to go on with it, or delete the "
+                "file"
+            )
+        dataset = load(data)
+        with _stoppable(checkpoint):
+            trained = train_run(
+                model, dataset, seed=seed, beta=beta, device=here, checkpoint=checkpoint,
+                epochs=epochs, batch_size=batch_size,
+            )  # fmt: skip
+        rank, _ = rank_and_world()
+    # The other processes have done their part.
+    if rank > 0:
+        return
+    with _stoppable(checkpoint):
+        record = record_of(
+            trained, dataset, num_samples=samples, commit=current_commit(),
+            partial=checkpoint.with_name("evaluation.json"),
+        )  # fmt: skip
+    weights = save_trained(trained, folder / "weights.safetensors")
+    picture = draw_run(trained.vae, dataset.to(here), folder / "samples.png")
     write_record(record, folder)
-    typer.echo(_figures(record))
-    typer.echo(f"pictures: {picture}\nweights:  {folder / 'weights.safetensors'}")
+    typer.echo(figures_of(record))
+    typer.echo(f"pictures: {picture}\nweights:  {weights}")
+
+
+@app.command()
+def evaluate(
+    trained: TrainedArgument,
+    samples: SamplesOption = 5000,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("evaluations"),
+) -> None:
+    """Evaluate a trained model on its test set, print the figures and write its record.
+
+    An evaluation that was stopped goes on.
+
+    Example: python -m flowvae_tutorial evaluate runs/digits-gaussian-seed0/checkpoint.pt
+    """
+    run = _find(trained)
+    run.vae.to(device_by_name(device))
+    dataset = load(run.data)
+    partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
+    with _stoppable(partial):
+        record = record_of(
+            run, dataset, num_samples=samples, commit=current_commit(), partial=partial
+        )
+    path = write_record(record, out)
+    partial.unlink(missing_ok=True)
+    typer.echo(f"{figures_of(record)}\nrecord: {path}")
+
+
+@app.command()
+def sample(
+    trained: TrainedArgument,
+    out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option(help="How many samples.", min=1, max=10_000)] = 100,
+    refine_steps: Annotated[
+        int, typer.Option(help="Steps uphill under the prior before decoding.", min=0)
+    ] = 0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw samples of a trained model. Needs no data.
+
+    Example: python -m flowvae_tutorial sample hierarchical-vampprior --out grid.png
+    """
+    if out.suffix != ".png":
+        raise InputError(f"--out takes the name of a .png file, got {out}")
+    run = _find(trained)
+    run.vae.to(device_by_name(device))
+    torch.manual_seed(seed)
+    x = run.vae.sample(count, mean=True, refine_steps=refine_steps)
+    typer.echo(draw_samples(x, outline(run.data), out))
 
 
 @app.command()
@@ -113,10 +180,15 @@ def reproduce(
     device: DeviceOption = "auto",
     results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
     out: OutOption = Path("runs"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Models trained at once; one a processor by default.", min=1),
+    ] = None,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
 
-    A run whose record is there is not done again; a run that was stopped goes on.
+    Each model has a process of its own, with one thread. A run whose record is there is not done
+    again; a run that was stopped goes on.
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
@@ -128,18 +200,51 @@ def reproduce(
         weights = [float(beta) for beta in betas.split(",")]
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
+    device_by_name(device)
     commit = current_commit()
-    runs = [(m, beta, seed) for m in names for beta in weights for seed in range(seeds)]
-    for count, (model, beta, seed) in enumerate(runs, start=1):
-        name = run_name(model, data, beta, seed)
-        if (results / f"{name}.json").exists():
-            typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
-            continue
-        typer.echo(f"[{count}/{len(runs)}] {name}")
-        checkpoint = out / name / "checkpoint.pt"
-        _, _, record = _run(model, dataset, epochs, seed, beta, samples, device, checkpoint, commit)
-        write_record(record, results)
+    work = []
+    for model in dict.fromkeys(names):
+        runs = [(beta, seed) for beta in weights for seed in range(seeds)]
+        done = [
+            (b, s) for b, s in runs if (results / f"{run_name(model, data, b, s)}.json").exists()
+        ]
+        for beta, seed in done:
+            typer.echo(f"{run_name(model, data, beta, seed)}: its record is there")
+        if left := [run for run in runs if run not in done]:
+            work.append((model, data, left, epochs, samples, device, results, out, commit))
+    try:
+        at_once(_reproduce_model, work, jobs or os.cpu_count() or 1)
+    except KeyboardInterrupt as stop:
+        typer.echo(
+            f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
+            "on from there", err=True,
+        )  # fmt: skip
+        raise typer.Exit(130) from stop
     typer.echo(table(read_records(results, data)))
+
+
+def _reproduce_model(
+    model: str,
+    data: str,
+    runs: list[tuple[float, int]],
+    epochs: int | None,
+    samples: int,
+    device: str,
+    results: Path,
+    out: Path,
+    commit: str,
+) -> None:
+    """Runs of one model, each a KL weight and a seed, one after the other."""
+    dataset = load(data)
+    for beta, seed in runs:
+        checkpoint = out / run_name(model, data, beta, seed) / "checkpoint.pt"
+        trained = train_run(
+            model, dataset, seed=seed, beta=beta, device=device_by_name(device),
+            checkpoint=checkpoint, epochs=epochs,
+        )  # fmt: skip
+        partial = checkpoint.with_name("evaluation.json")
+        record = record_of(trained, dataset, num_samples=samples, commit=commit, partial=partial)
+        write_record(record, results)
 
 
 @app.command()
@@ -178,9 +283,13 @@ def refine(
         typer.echo(f"[{count}/{len(runs)}] {name}")
         checkpoint = out / name / "checkpoint.pt"
         with _stoppable(checkpoint):
-            vae, _, history = _trained(model, dataset, epochs, seed, 1.0, device, checkpoint)
+            trained = train_run(
+                model, dataset, seed=seed, beta=1.0, device=device_by_name(device),
+                checkpoint=checkpoint, epochs=epochs,
+            )  # fmt: skip
+            history = trained.history
             record = measure_refinement(
-                model, vae, dataset, classifier, seed=seed, epochs=len(history.loss),
+                model, trained.vae, dataset, classifier, seed=seed, epochs=len(history.loss),
                 best_epoch=history.best_epoch, commit=commit,
             )  # fmt: skip
         write_refinement(record, results)
@@ -193,6 +302,13 @@ def report(
         Path | None, typer.Option(help="Folder of the records; the book's own by default.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Only this data set.")] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Also draw reconstructions and samples into this folder."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoints to draw from.")] = Path(
+        "runs"
+    ),
 ) -> None:
     """Print the tables and paired intervals of all records, as Markdown.
 
@@ -200,51 +316,9 @@ def report(
     """
     records = read_records(results or book_results(), data)
     typer.echo(f"{table(records)}\n\n{paired_table(records)}")
-
-
-def _run(
-    model: str,
-    data: Data,
-    epochs: int | None,
-    seed: int,
-    beta: float,
-    samples: int,
-    device: str,
-    checkpoint: Path,
-    commit: str,
-) -> tuple[VAE, Data, Record]:
-    with _stoppable(checkpoint):
-        vae, sizes, history = _trained(model, data, epochs, seed, beta, device, checkpoint)
-        record = make_record(
-            model, vae, data, sizes, history,
-            seed=seed, beta=beta, num_samples=samples, commit=commit,
-        )  # fmt: skip
-    return vae, data.to(next(vae.parameters()).device), record
-
-
-def _trained(
-    model: str,
-    data: Data,
-    epochs: int | None,
-    seed: int,
-    beta: float,
-    device: str,
-    checkpoint: Path,
-) -> tuple[VAE, Sizes, History]:
-    name, sizes = resolve(model, data)
-    torch.manual_seed(seed)
-    vae = build(model, data, sizes)
-    settings: dict[str, Any] = training_settings(data)
-    if epochs is not None:
-        settings["epochs"] = epochs
-    settings |= {"beta": beta, "seed": seed, "device": device_by_name(device), "progress": True}
-    if name in FIRST_STAGE:
-        torch.manual_seed(seed)
-        first = build(FIRST_STAGE[name], data)
-        fit(first, data, checkpoint=checkpoint.with_name("first-stage.pt"), **settings)
-        vae = on_first_stage(vae, first)
-    history = fit(vae, data, checkpoint=checkpoint, **settings)
-    return vae, sizes, history
+    if pictures is not None:
+        for picture in draw_report(records, out, pictures):
+            typer.echo(picture)
 
 
 @contextlib.contextmanager
@@ -263,60 +337,29 @@ def _stoppable(checkpoint: Path) -> Iterator[None]:
         raise typer.Exit(130) from stop
 
 
-def _draw(vae: VAE, data: Data, folder: Path) -> Path:
-    """Samples above reconstructions for images, clouds of points for points."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from .plots import COLOURS, plot_images
-
-    torch.manual_seed(0)
-    path = folder / "samples.png"
-    if data.image_shape is None:
-        figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
-        axis.plot(*data.test.cpu().T, ".", ms=3, color=COLOURS[9], label="test data")
-        axis.plot(*vae.sample(len(data.test)).cpu().T, ".", ms=3, color=COLOURS[0], label="samples")
-        axis.set(xlabel="$x_1$", ylabel="$x_2$", title="test data and samples")
-        axis.legend()
-    else:
-        x = data.test[:10]
-        images = torch.cat([vae.sample(30, mean=True), x, vae.reconstruct(x)])
-        figure = plot_images(images, data.image_shape)
-        figure.suptitle("30 samples; below, 10 test images and their reconstructions")
-    figure.savefig(path, dpi=150, facecolor="white")
-    plt.close(figure)
-    return path
-
-
-def _figures(record: Record) -> str:
-    nll = record["nll"]
-    # Every level of a hierarchy has as many.
-    units = record["sizes"]["latent"] * len(record["kl"])
-    rows = [
-        ("NLL", f"{nll['mean']:.2f} ± {nll['standard_error']:.2f}", "nats per example"),
-        ("ELBO", f"{record['elbo']:.2f}", "nats per example"),
-        ("reconstruction", f"{record['reconstruction']:.2f}", "nats per example"),
-        ("KL", f"{sum(record['kl']):.2f}", "nats per example"),
-        ("active units", f"{record['active_units']} of {units}", ""),
-    ]
-    head = (
-        f"{record['model']} on {record['data']}, seed {record['seed']}: best epoch "
-        f"{record['best_epoch']} of {record['epochs']}; {record['num_test']} test examples, "
-        f"S = {record['num_samples']}"
-    )
-    return "\n".join([head, *(f"  {n:<15}{v:>16}  {unit}".rstrip() for n, v, unit in rows)])
+def _find(trained: str) -> Trained:
+    if trained in pretrained_models():
+        return pretrained_run(trained)
+    path = Path(trained)
+    if not path.is_file():
+        names = ", ".join(pretrained_models())
+        raise InputError(f"no file {trained!r}, and no pretrained model: those are {names}")
+    return load_trained(path)
 
 
 def main() -> None:
     """Run a command; a mistake of the user's is one line and exit code 2."""
+    matplotlib.use("Agg")
     try:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (OSError, SafetensorError) as error:
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: {reason} Try --device cpu.", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
         print(f"error: could not read or write: {error}", file=sys.stderr)
         sys.exit(2)
     except NotFinite as error:

@@ -176,3 +176,18 @@ DATA_SETS: dict[str, Callable[[], Data]] = {
     "fixed-fashion": lambda: _mnist("FashionMNIST", dynamic=False),
     "static-mnist": _static_mnist,
 }
+
+
+def outline(name: str) -> Data:
+    """A data set's form without its examples, for `build`: it needs no file and no network.
+
+    Raises:
+        InputError: no such name.
+    """
+    if name not in DATA_SETS or not name.endswith(("mnist", "fashion")):
+        return load(name)
+    nothing = torch.zeros(1, 784)
+    return Data(
+        name, nothing.expand(50_000, -1), nothing, nothing, labels={}, likelihood="bernoulli",
+        image_shape=(28, 28), batch=_unchanged,
+    )  # fmt: skip

@@ -1,6 +1,5 @@
 """What has to be downloaded: the MNIST family, kept in a cache folder and checked by its sums."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -13,6 +12,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from .errors import InputError
+from .files import write_whole
 
 
 def cache_folder() -> Path:
@@ -92,7 +92,7 @@ def static_mnist() -> list[Tensor]:
     packed = _read_packed(cache)
     if packed is None:
         packed = {part: _download_amat(part, cache.parent) for part in STATIC_MNIST_SUMS}
-        _write_whole(cache, packed)
+        write_whole(cache, _packed_file(packed))
         for part in STATIC_MNIST_SUMS:
             (cache.parent / f"binarized_mnist_{part}.amat").unlink(missing_ok=True)
     return [
@@ -127,19 +127,10 @@ def _download_amat(part: str, folder: Path) -> Any:
     return np.packbits(text.reshape(-1, 2 * 784)[:, ::2] - ord("0"), axis=1)
 
 
-def _write_whole(path: Path, arrays: dict[str, Any]) -> None:
-    """Write to a neighbour and rename: a reader sees the old file or the new, never a half."""
-    half = path.with_suffix(".part")
+def _packed_file(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(buffer.getvalue())
-        half.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            half.unlink()
-        raise InputError(f"could not write {path} ({error.strerror}): make room there") from error
+    return buffer.getvalue()
 
 
 def _not_to_be_had(what: str, folder: Path, files: str, error: Exception) -> InputError:

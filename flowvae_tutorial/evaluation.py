@@ -41,7 +41,13 @@ def mean_and_standard_error(values: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, x: Tensor, num_samples: int = 1000, elbo_samples: int = 20) -> Evaluation:
+def evaluate(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    elbo_samples: int = 20,
+    nll: Tensor | None = None,
+) -> Evaluation:
     """Evaluate a model on x `(N, X)`.
 
     Args:
@@ -49,11 +55,13 @@ def evaluate(vae: VAE, x: Tensor, num_samples: int = 1000, elbo_samples: int = 2
         x: `(N, X)`, on the model's device.
         num_samples: S of the importance-sampled log-likelihood.
         elbo_samples: posterior samples per example for the ELBO's parts.
+        nll: `(N,)`, if it has been estimated already.
 
     Raises:
         InputError: x has the wrong shape, dtype or values.
     """
-    nll = -vae.log_marginal(x, num_samples)
+    if nll is None:
+        nll = -vae.log_marginal(x, num_samples)
     parts = [elbo_by_level(vae, rows, elbo_samples) for rows in x.split(ROWS)]
     reconstruction = torch.cat([part[0] for part in parts], dim=1).mean()
     kl = torch.cat([part[1] for part in parts], dim=2).mean(dim=(1, 2))

@@ -1,19 +1,19 @@
 """Records of runs, and the tables and paired intervals that the pages read from them."""
 
+import contextlib
+import hashlib
 import json
-import math
-import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
 
 from .data import Data
 from .errors import InputError
@@ -24,19 +24,28 @@ from .evaluation import (
     modes_found,
     prior_gap,
 )
+from .files import write_whole
 from .models import Sizes
+from .progress import progress_bar
+from .record_files import (
+    COUNT,
+    NUMBER,
+    Record,
+    check_schema,
+    read_valid,
+    run_name,
+    write_valid,
+)
 from .training import History
 from .vae import VAE
 
-_NUMBER = {"type": "number"}
-_COUNT = {"type": "integer", "minimum": 0}
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
         "model": {"type": "string"},
         "data": {"type": "string"},
-        "seed": _COUNT,
+        "seed": COUNT,
         "beta": {"type": "number", "minimum": 0},
         "sizes": {"type": "object"},
         "epochs": {"type": "integer", "minimum": 1},
@@ -47,18 +56,18 @@ SCHEMA: dict[str, Any] = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "mean": _NUMBER,
+                "mean": NUMBER,
                 "standard_error": {"type": "number", "minimum": 0},
-                "per_example": {"type": "array", "items": _NUMBER},
+                "per_example": {"type": "array", "items": NUMBER},
             },
             "required": ["mean", "standard_error", "per_example"],
         },
-        "elbo": _NUMBER,
-        "reconstruction": _NUMBER,
-        "kl": {"type": "array", "items": _NUMBER, "minItems": 1},
-        "active_units": _COUNT,
-        "prior_gap": _NUMBER,
-        "seconds": _NUMBER,
+        "elbo": NUMBER,
+        "reconstruction": NUMBER,
+        "kl": {"type": "array", "items": NUMBER, "minItems": 1},
+        "active_units": COUNT,
+        "prior_gap": NUMBER,
+        "seconds": NUMBER,
         "device": {"type": "string"},
         "torch": {"type": "string"},
         "commit": {"type": "string"},
@@ -67,27 +76,20 @@ SCHEMA: dict[str, Any] = {
 }
 SCHEMA["required"] = list(SCHEMA["properties"])
 # Of clouds of points alone: of images, neither says much.
-SCHEMA["properties"] |= {"energy_distance": _NUMBER, "modes": _COUNT}
-
-Record = dict[str, Any]
-
-
-def _is_finite_number(checker: Any, value: Any) -> bool:
-    """JSON has no NaN, and neither has a table."""
-    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(
-        value
-    )
-
-
-_Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
-)
-
-
-def run_name(model: str, data: str, beta: float, seed: int) -> str:
-    """The name of a run, which is the name of its record's file."""
-    return f"{data}-{model}{'' if beta == 1 else f'-beta{beta:g}'}-seed{seed}"
+SCHEMA["properties"] |= {"energy_distance": NUMBER, "modes": COUNT}
+# Later than the first records.
+_CURVE = {"type": "array", "items": NUMBER}
+SCHEMA["properties"] |= {
+    "parameters": {"type": "integer", "minimum": 1},
+    "settings": {"type": "object"},
+    "history": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: _CURVE for name in ("loss", "reconstruction", "kl")},
+    },
+}
+# Test examples between two looks at a long evaluation.
+PART = 500
 
 
 def make_record(
@@ -101,13 +103,32 @@ def make_record(
     beta: float,
     num_samples: int,
     commit: str,
+    settings: dict[str, Any] | None = None,
+    partial: Path | None = None,
+    progress: bool = False,
 ) -> Record:
-    """Evaluate a trained model on its test set and describe the run; `SCHEMA` is the form."""
+    """Evaluate a trained model on its test set and describe the run; `SCHEMA` is the form.
+
+    Args:
+        model: its name.
+        vae: the model itself.
+        data: what it was trained on.
+        sizes: its sizes.
+        history: of its training.
+        seed: of the run, and of what is drawn here.
+        beta: the weight that the KL term had.
+        num_samples: S of the importance-sampled NLL.
+        commit: of the code.
+        settings: the other arguments of its training, for the record.
+        partial: a file for what is done so far. A stopped evaluation goes on from it.
+        progress: show a progress bar.
+    """
     device = next(vae.parameters()).device
     data = data.to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        result = evaluate(vae, data.test, num_samples)
+        nll = _nll(vae, data.test, num_samples, seed, partial, progress)
+        result = evaluate(vae, data.test, num_samples, nll=nll)
         gap = prior_gap(vae, data.batch(data.train), data.test).mean().item()
         points = {} if data.image_shape else _compare_samples(vae, data)
     mean, standard_error = mean_and_standard_error(result.nll)
@@ -136,10 +157,47 @@ def make_record(
         "torch": torch.__version__,
         "commit": commit,
         "date": date.today().isoformat(),
+        "parameters": sum(p.numel() for p in vae.parameters()),
+        "settings": settings or {},
+        "history": {
+            name: [round(value, 3) for value in getattr(history, name)]
+            for name in ("loss", "reconstruction", "kl")
+        },
         **points,
     }
     # A tuple of sizes becomes the list that it is in the file.
     return dict(json.loads(json.dumps(record)))
+
+
+def _nll(
+    vae: VAE, x: Tensor, num_samples: int, seed: int, partial: Path | None, progress: bool
+) -> Tensor:
+    """Minus the log-likelihoods, `(N,)`, a part of the examples at a time if there are many."""
+    if len(x) <= 2 * PART:
+        return -vae.log_marginal(x, num_samples)
+    weights = hashlib.sha256()
+    for value in vae.state_dict().values():
+        weights.update(value.cpu().numpy().tobytes())
+    of = {"weights": weights.hexdigest(), "num_samples": num_samples, "seed": seed}
+    done: list[list[float]] = []
+    if partial is not None and partial.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            kept = json.loads(partial.read_text())
+            done = kept["nll"] if kept["of"] == of else []
+    parts = x.split(PART)
+    bar = progress_bar(
+        desc="test NLL", total=len(x), initial=PART * len(done), disable=not progress, unit="image"
+    )
+    with bar:
+        for part in range(len(done), len(parts)):
+            # Whatever part it starts with, an evaluation draws the same noise.
+            torch.manual_seed(1_000_003 * seed + part)
+            done.append((-vae.log_marginal(parts[part], num_samples)).tolist())
+            if partial is not None:
+                write_whole(partial, json.dumps({"of": of, "nll": done}).encode())
+            bar.update(len(parts[part]))
+    torch.manual_seed(1_000_003 * seed + len(parts))
+    return x.new_tensor([value for part in done for value in part])
 
 
 def _compare_samples(vae: VAE, data: Data) -> dict[str, float | int]:
@@ -178,7 +236,7 @@ def write_record(record: Record, folder: Path) -> Path:
     """
     _validate(record, "this record")
     name = run_name(record["model"], record["data"], record["beta"], record["seed"])
-    return write_whole(record, folder / f"{name}.json")
+    return write_valid(record, folder / f"{name}.json")
 
 
 def read_records(folder: Path, data: str | None = None) -> list[Record]:
@@ -191,47 +249,6 @@ def read_records(folder: Path, data: str | None = None) -> list[Record]:
     if not records:
         raise InputError(f"no records{f' of {data}' if data else ''} in {folder}: run `reproduce`")
     return records
-
-
-def write_whole(record: Record, path: Path) -> Path:
-    """Write a valid record beside its place and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    half.write_text(json.dumps(record) + "\n")
-    os.replace(half, path)
-    return path
-
-
-def read_valid(
-    folder: Path, data: str | None, validate: Callable[[Any, str], None]
-) -> list[Record]:
-    """The records of a folder, or those of one data set, each checked by `validate`.
-
-    Raises:
-        InputError: one is damaged, or `validate` refuses it.
-    """
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
-        validate(record, str(path))
-        if data in (None, record["data"]):
-            records.append(record)
-    return records
-
-
-def check_schema(schema: dict[str, Any], record: Any, where: str) -> None:
-    """Refuse a record that breaks a schema, in one line that says `where` and in which place.
-
-    Raises:
-        InputError: it does.
-    """
-    first = next(iter(_Validator(schema).iter_errors(record)), None)
-    if first is not None:
-        place = "/".join(str(step) for step in first.absolute_path) or "the record"
-        raise InputError(f"{where} breaks the schema at {place}: {first.message[:200]}")
 
 
 def _validate(record: Any, where: str) -> None:

@@ -13,17 +13,16 @@ from .data import Data
 from .errors import InputError
 from .evaluation import energy_distance, precision_and_recall
 from .networks import dense
-from .records import (
-    _COUNT,
-    _NUMBER,
-    Interval,
+from .record_files import (
+    COUNT,
+    NUMBER,
     Record,
     check_schema,
-    interval,
     read_valid,
     run_name,
-    write_whole,
+    write_valid,
 )
+from .records import Interval, interval
 from .refinement import refine
 from .vae import VAE
 
@@ -54,30 +53,30 @@ SCHEMA: dict[str, Any] = _object(
     {
         "model": {"type": "string"},
         "data": {"type": "string"},
-        "seed": _COUNT,
+        "seed": COUNT,
         "epochs": _POSITIVE,
         "best_epoch": _POSITIVE,
         "lr": {"type": "number", "exclusiveMinimum": 0},
         "anchors": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1},
-        "steps": {"type": "array", "items": _COUNT, "minItems": 1},
+        "steps": {"type": "array", "items": COUNT, "minItems": 1},
         "decoded": {"const": "draws"},
         "num_latents": _POSITIVE,
         "num_test": _POSITIVE,
         "num_compared": _POSITIVE,
         "neighbours": _POSITIVE,
-        "log_prob": _grid(_NUMBER),
+        "log_prob": _grid(NUMBER),
         "distance": _grid({"type": "number", "minimum": 0}),
         "confidence": _grid(_SHARE),
         "precision": _grid(_SHARE),
         "recall": _grid(_SHARE),
-        "energy_distance": _grid(_NUMBER),
+        "energy_distance": _grid(NUMBER),
         "reference": _object(
             {
                 "accuracy": _SHARE,
                 "confidence": _SHARE,
                 "precision": _SHARE,
                 "recall": _SHARE,
-                "energy_distance": _NUMBER,
+                "energy_distance": NUMBER,
             }
         ),
         "device": {"type": "string"},
@@ -224,7 +223,7 @@ def write_refinement(record: Record, folder: Path) -> Path:
     """
     _validate(record, "this record")
     name = run_name(record["model"], record["data"], 1, record["seed"])
-    return write_whole(record, folder / f"{name}.json")
+    return write_valid(record, folder / f"{name}.json")
 
 
 def read_refinements(folder: Path, data: str | None = None) -> list[Record]:

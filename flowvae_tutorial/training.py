@@ -1,20 +1,20 @@
 """One training loop for every model: warm-up, early stopping, exact checkpoints."""
 
-import contextlib
-import io
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from .checkpoints import load_checkpoint_of, save_checkpoint
 from .data import Data
 from .errors import InputError
+from .progress import progress_bar
+from .ranks import mean_over_ranks, rank_and_world, share_of
 from .vae import VAE
 
 # Posterior samples per validation example, and the seed they are drawn with at every epoch:
@@ -80,13 +80,16 @@ def fit(
     seed: int = 0,
     device: torch.device | None = None,
     checkpoint: Path | None = None,
+    name: str = "",
     progress: bool = False,
 ) -> History:
     """Train `vae` on `data.train` and leave it with the weights of its best epoch.
 
     Best is the highest validation ELBO, always at β = 1 whatever `beta` is. The caller's random
     state is left as it was: epoch e draws everything from a seed made of `seed` and e, which is
-    also what makes a resumed run equal to an uninterrupted one.
+    also what makes a resumed run equal to an uninterrupted one. Under torchrun every process calls
+    this with the same arguments: each takes its share of every batch, and the first one writes the
+    checkpoint.
 
     Args:
         vae: the model; it is moved to `device`.
@@ -101,10 +104,12 @@ def fit(
         seed: of the batches' order, their noise and the posterior samples.
         device: where to train; the first there is of CUDA, MPS and CPU by default.
         checkpoint: a file written after each epoch. If it exists, the run goes on from it.
+        name: the model's, for the checkpoint to say what it is of.
         progress: show a progress bar.
 
     Raises:
-        InputError: an argument makes no sense, or the checkpoint is damaged or of another run.
+        InputError: an argument makes no sense, the checkpoint is damaged or of another run, or the
+            device has too little memory for a batch.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
     """
     # Written so that NaN is refused, too.
@@ -127,13 +132,19 @@ def fit(
     # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
     # the step size depends on them.
     run = {
-        "data": data.name, "batch_size": batch_size, "lr": lr, "beta": beta, "warmup": warmup,
-        "patience": patience, "seed": seed, "decay": (decay, epochs) if decay else None,
-        "parameters": [f"{name} {tuple(p.shape)}" for name, p in vae.named_parameters()],
+        "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "beta": beta,
+        "warmup": warmup, "patience": patience, "seed": seed,
+        "decay": (decay, epochs) if decay else None,
+        "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
         history, best = _resume(checkpoint, run, vae, optimizer)
-    bar = tqdm(total=epochs, initial=len(history.loss), disable=not progress, unit="epoch")
+    rank, world = rank_and_world()
+    model = DistributedDataParallel(vae) if world > 1 else vae
+    bar = progress_bar(
+        desc=name or None, total=epochs, initial=len(history.loss), unit="epoch",
+        disable=not progress or rank > 0,
+    )  # fmt: skip
     with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for epoch in range(len(history.loss) + 1, epochs + 1):
             if epoch - 1 - max(history.best_epoch, warmup) >= patience:
@@ -143,9 +154,16 @@ def fit(
             left = (epochs + 1 - epoch) / epochs
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, left / decay if decay else 1.0)
-            loss = _train_epoch(
-                vae, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)), epoch
-            )
+            try:
+                loss = _train_epoch(
+                    model, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)),
+                    epoch,
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"{device} has too little memory for batches of {batch_size}: try "
+                    f"{max(1, batch_size // 2)}"
+                ) from error
             reconstruction, kl = _validate(vae, data.validation)
             # The last step may have spoilt the weights without any loss showing it.
             if not math.isfinite(reconstruction - kl):
@@ -160,12 +178,12 @@ def fit(
                 history.best_epoch = epoch
                 best = _copy(vae)
             history.seconds += time.perf_counter() - start
-            if checkpoint is not None:
+            if checkpoint is not None and rank == 0:
                 state = {
                     "run": run, "history": asdict(history), "best": best,
                     "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
                 }  # fmt: skip
-                save_whole(checkpoint, state)
+                save_checkpoint(checkpoint, state)
             bar.update()
             bar.set_postfix_str(f"validation ELBO {history.elbo[-1]:.2f} nats")
     vae.load_state_dict(best)
@@ -173,7 +191,7 @@ def fit(
 
 
 def _train_epoch(
-    vae: VAE,
+    model: nn.Module,
     data: Data,
     optimizer: torch.optim.Optimizer,
     batch_size: int,
@@ -181,10 +199,16 @@ def _train_epoch(
     epoch: int,
 ) -> float:
     losses = []
-    for rows in torch.randperm(len(data.train), device=data.train.device).split(batch_size):
-        loss = vae(data.batch(data.train[rows]), beta)
+    rank, world = rank_and_world()
+    order = torch.randperm(len(data.train), device=data.train.device)
+    if world > 1:
+        # One order for all processes, and noise of its own for each.
+        torch.manual_seed(torch.initial_seed() + 499_979 * (1 + rank))
+    for batch in order.split(batch_size):
+        rows, weight = share_of(batch)
+        loss = model(data.batch(data.train[rows]), beta)
         optimizer.zero_grad()
-        loss.backward()
+        (loss * weight if world > 1 else loss).backward()
         optimizer.step()
         losses.append(loss.detach())
     # One look an epoch: a look a step would stall a GPU.
@@ -195,7 +219,7 @@ def _train_epoch(
             f"the loss is {every[step - 1].item()} at epoch {epoch}, step {step}: lower the "
             "learning rate or look at the data"
         )
-    return every.mean().item()
+    return mean_over_ranks(every.mean()).item()
 
 
 @torch.no_grad()
@@ -207,65 +231,19 @@ def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
         vae._check(x)
         # The data are fine: a flow was given what spoilt weights made of them.
         return math.nan, math.nan
-    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean().item()
-    return reconstruction, torch.cat([part.kl for part in parts], dim=1).mean().item()
+    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean()
+    kl = torch.cat([part.kl for part in parts], dim=1).mean()
+    return mean_over_ranks(reconstruction).item(), mean_over_ranks(kl).item()
 
 
 def _copy(vae: VAE) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in vae.state_dict().items()}
 
 
-def save_whole(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside its place and rename it: it is there whole or not at all.
-
-    Raises:
-        InputError: the disk is full or not writable. What was at `path` before is still there.
-    """
-    half = path.with_name(path.name + ".part")
-    # Serialised in memory first, so that a full disk is an error of the system's, with its name.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(buffer.getvalue())
-        os.replace(half, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            half.unlink()
-        raise InputError(
-            f"could not write {path} ({error.strerror}): make room and run again; the checkpoint "
-            "of the epoch before is kept"
-        ) from error
-
-
-def load_whole(path: Path) -> dict[str, Any]:
-    """Read what `save_whole` wrote; nothing in the file is executed.
-
-    Raises:
-        InputError: the file is damaged or no checkpoint.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not state.keys() >= {"run", "history", "best", "vae", "optimizer"}:
-            raise KeyError("a part is missing")
-    except Exception as error:  # a damaged file raises anything from EOFError to KeyError
-        raise InputError(
-            f"{path} is damaged or no checkpoint of this package: delete it to start again"
-        ) from error
-    return state
-
-
 def _resume(
     path: Path, run: dict[str, Any], vae: VAE, optimizer: torch.optim.Optimizer
 ) -> tuple[History, dict[str, Tensor]]:
-    state = load_whole(path)
-    other = state.get("run", {})
-    differs = [name for name in run if other.get(name) != run[name]]
-    if differs:
-        raise InputError(
-            f"{path} is of another run, it differs in {', '.join(differs)}: "
-            "choose another file or delete it"
-        )
+    state = load_checkpoint_of(run, path)
     vae.load_state_dict(state["vae"])
     optimizer.load_state_dict(state["optimizer"])
     best = {name: value.to(next(vae.parameters()).device) for name, value in state["best"].items()}

@@ -406,7 +406,7 @@ def test_a_full_disk_while_the_cache_is_written_is_one_line(
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full, a disk that is always full")
     (cache / "binarized_mnist").mkdir(parents=True)
-    (cache / "binarized_mnist" / "binarized_mnist.part").symlink_to("/dev/full")
+    (cache / "binarized_mnist" / "binarized_mnist.npz.part").symlink_to("/dev/full")
     said = message(downloads.static_mnist)
     assert str(cache / "binarized_mnist") in said and "space" in said
     assert not list(cache.rglob("*.npz"))

@@ -24,11 +24,11 @@ from torch import Tensor
 
 import flowvae_tutorial.__main__ as command_line
 from flowvae_tutorial import VAE, build
+from flowvae_tutorial.checkpoints import load_checkpoint
 from flowvae_tutorial.data import DATA_SETS, Data, load
 from flowvae_tutorial.models import BOOK_MODELS, MODELS
 from flowvae_tutorial.records import read_records
 from flowvae_tutorial.refinement_records import read_refinements, refinement_table
-from flowvae_tutorial.training import load_whole
 
 RUN = "rings-gaussian-seed0"
 
@@ -140,7 +140,7 @@ def test_train_leaves_a_picture_a_record_and_weights_that_load(
     assert_picture(folder / "samples.png")
     vae = build("mixture", few_rings())
     vae.load_state_dict(load_file(folder / "weights.safetensors"))
-    best = load_whole(folder / "checkpoint.pt")["best"]
+    best = load_checkpoint(folder / "checkpoint.pt")["best"]
     assert all(torch.equal(value, best[name]) for name, value in vae.state_dict().items())
 
 
@@ -174,7 +174,7 @@ def test_beta_and_seed_reach_the_run(command: Command, tmp_path: Path) -> None:
     command(TRAIN + " --beta 0.25 --seed 2")
     (record,) = read_records(tmp_path / "runs" / "rings-gaussian-beta0.25-seed2")
     assert (record["beta"], record["seed"]) == (0.25, 2)
-    state = load_whole(tmp_path / "runs" / "rings-gaussian-beta0.25-seed2" / "checkpoint.pt")
+    state = load_checkpoint(tmp_path / "runs" / "rings-gaussian-beta0.25-seed2" / "checkpoint.pt")
     assert (state["run"]["beta"], state["run"]["seed"]) == (0.25, 2)
 
 
@@ -246,7 +246,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(
     (said,) = (line for line in err.splitlines() if line.startswith("stopped:"))
     assert err.splitlines()[-1] == said
     assert f"runs/{RUN}/checkpoint.pt" in said and "--resume" in said
-    done = len(load_whole(checkpoint)["history"]["loss"])
+    done = len(load_checkpoint(checkpoint)["history"]["loss"])
     assert command(f"{TRAIN} --resume --epochs {done + 1}").code == 0
     assert read_records(tmp_path / "runs" / RUN)[0]["epochs"] == done + 1
 
@@ -255,7 +255,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(
 def test_ctrl_c_during_the_evaluation_says_how_to_go_on_too(
     command: Command, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def interrupted(*args: object) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -438,7 +438,7 @@ def test_a_loss_that_turns_nan_is_one_line_and_exit_code_1(
         said = mistake(command(TRAIN), code=1)
     assert "nan at epoch 2, step 3" in said
     checkpoint = tmp_path / "runs" / RUN / "checkpoint.pt"
-    assert len(load_whole(checkpoint)["history"]["loss"]) == 1
+    assert len(load_checkpoint(checkpoint)["history"]["loss"]) == 1
     assert command(TRAIN + " --resume").code == 0
 
 
@@ -450,7 +450,10 @@ def test_a_folder_that_is_a_file_is_one_line(command: Command, tmp_path: Path, l
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, an always full disk")
-@pytest.mark.parametrize("file", ["checkpoint.pt.part", f"{RUN}.part", "samples.png"])
+@pytest.mark.parametrize(
+    "file",
+    ["checkpoint.pt.part", "weights.safetensors.part", f"{RUN}.json.part", "samples.png.part"],
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on_with_room_again(
     command: Command, tmp_path: Path, file: str
 ) -> None:

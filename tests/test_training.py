@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from flowvae_tutorial import VAE, History, InputError, build, fit, training
+from flowvae_tutorial.checkpoints import load_checkpoint
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.models import Sizes
-from flowvae_tutorial.training import NotFinite, device_by_name, load_whole
+from flowvae_tutorial.training import NotFinite, device_by_name
 
 STEPS = 4  # an epoch, in the settings of these tests
 
@@ -257,7 +258,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_bit_for_bit(
     run(whole, data)
     with pytest.raises(type(error)):
         run(model(data), replace(data, batch=fails), checkpoint=checkpoint)
-    assert len(load_whole(checkpoint)["history"]["loss"]) == 3
+    assert len(load_checkpoint(checkpoint)["history"]["loss"]) == 3
     resumed = model(data)
     run(resumed, data, checkpoint=checkpoint)
     assert same(weights(resumed), weights(whole))
@@ -342,7 +343,7 @@ def killed_runs(folder: Path, tries: int, seed: int) -> None:
     """
 
     def report(name: str, moment: object) -> None:
-        state = load_whole(folder / f"{name}.pt") if (folder / f"{name}.pt").exists() else None
+        state = load_checkpoint(folder / f"{name}.pt") if (folder / f"{name}.pt").exists() else None
         done = len(state["history"]["loss"]) if state else 0
         part = (folder / f"{name}.pt.part").exists()
         resumed = ended_well(forked(lambda: train_digits(folder, name)))
@@ -466,7 +467,7 @@ def test_a_file_of_torchs_that_is_no_checkpoint_is_refused_in_one_line(
 def test_a_checkpoint_that_lacks_a_part_is_refused_in_one_line(
     data: Data, checkpoint: Path, lost: str
 ) -> None:
-    state = load_whole(checkpoint)
+    state = load_checkpoint(checkpoint)
     del state[lost]
     torch.save(state, checkpoint)
     assert_refused(checkpoint, model(data), data)
@@ -507,7 +508,7 @@ class Malicious:
 def test_a_checkpoint_that_carries_code_is_refused_and_the_code_not_run(
     data: Data, checkpoint: Path, tmp_path: Path
 ) -> None:
-    state = load_whole(checkpoint)
+    state = load_checkpoint(checkpoint)
     torch.save(state | {"extra": Malicious(tmp_path / "ran")}, checkpoint)
     assert_refused(checkpoint, model(data), data)
     assert not (tmp_path / "ran").exists()
@@ -567,7 +568,7 @@ def test_a_loss_that_is_no_number_stops_with_epoch_and_step_and_keeps_the_epoch_
     with pytest.raises(NotFinite, match="epoch 3, step 3") as error:
         run(vae, data, checkpoint=checkpoint)
     one_line(error)
-    assert len(load_whole(checkpoint)["history"]["loss"]) == 2
+    assert len(load_checkpoint(checkpoint)["history"]["loss"]) == 2
     whole, resumed = model(data), model(data)
     run(whole, data)
     run(resumed, data, checkpoint=checkpoint)
@@ -593,7 +594,7 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_never_reach_the_checkpoin
     vae.at = 2 * STEPS
     with pytest.raises(NotFinite, match="epoch 2"):
         run(vae, data, checkpoint=checkpoint)
-    state = load_whole(checkpoint)
+    state = load_checkpoint(checkpoint)
     assert all(value.isfinite().all() for value in state["vae"].values())
     assert len(state["history"]["loss"]) == 1
 

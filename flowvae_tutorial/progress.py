@@ -1,0 +1,19 @@
+"""Progress bars, each on a line of its own where several processes share a terminal."""
+
+from typing import Any
+
+from tqdm.auto import tqdm
+
+# The line of this process's bars; None where there is one process.
+_line: int | None = None
+
+
+def set_line(line: int) -> None:
+    """Choose the line of this process's bars, from 0."""
+    global _line
+    _line = line
+
+
+def progress_bar(**options: Any) -> Any:
+    """A tqdm bar with these options, with an estimate of the time left."""
+    return tqdm(position=_line, **options)

@@ -1,0 +1,54 @@
+"""Training on several devices: one process a device, started by torchrun."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def rank_and_world() -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are: 0 and 1 outside torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did; yields the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def share_of(rows: Tensor) -> tuple[Tensor, float]:
+    """This process's part of a batch, and the weight of its mean in the mean over processes.
+
+    Gradients are averaged over processes. With these weights that average is the gradient of the
+    whole batch's mean, also where the parts are not of one size.
+    """
+    rank, world = rank_and_world()
+    # A batch too small to be split is everyone's.
+    if world == 1 or len(rows) < world:
+        return rows, 1.0
+    part = rows.tensor_split(world)[rank]
+    return part, len(part) * world / len(rows)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean over all processes, the same number on each."""
+    _, world = rank_and_world()
+    if world > 1:
+        dist.all_reduce(value)
+    return value / world

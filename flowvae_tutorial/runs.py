@@ -1,0 +1,147 @@
+"""Runs of the book's models by name: trained, kept, found again."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .checkpoints import load_checkpoint
+from .data import Data, outline
+from .errors import InputError
+from .models import FIRST_STAGE, build, on_first_stage, resolve, training_settings
+from .record_files import Record
+from .records import make_record
+from .training import History, fit
+from .vae import VAE
+from .weights import read_weights, write_weights
+
+
+class Trained(NamedTuple):
+    """A trained model and what is known of its run."""
+
+    vae: VAE
+    model: str
+    data: str
+    seed: int
+    beta: float
+    settings: dict[str, Any]
+    """How it was trained: the arguments of `fit` that the book chooses for its data."""
+    history: History
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a weights file says of itself."""
+        return {
+            "model": self.model, "data": self.data, "seed": self.seed, "beta": self.beta,
+            "settings": self.settings, "history": asdict(self.history),
+        }  # fmt: skip
+
+
+def train_run(
+    model: str,
+    data: Data,
+    *,
+    seed: int,
+    beta: float,
+    device: torch.device,
+    checkpoint: Path,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Trained:
+    """Train the model of this name as the book does, or go on with its checkpoint.
+
+    Args:
+        model: as `models.resolve` takes it.
+        data: what to train on.
+        seed: of weights, batches and noise.
+        beta: the weight of the KL term.
+        device: where to train.
+        checkpoint: the run's file.
+        epochs: in place of the book's.
+        batch_size: in place of the book's.
+
+    Raises:
+        InputError: no such model, an argument that makes no sense, or a checkpoint of another run.
+        NotFinite: the loss is NaN or infinite.
+    """
+    name, sizes = resolve(model, data)
+    settings = training_settings(data)
+    if epochs is not None:
+        settings["epochs"] = epochs
+    if batch_size is not None:
+        settings["batch_size"] = batch_size
+    common: dict[str, Any] = settings | {
+        "beta": beta, "seed": seed, "device": device, "progress": True
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    vae = build(model, data, sizes)
+    if name in FIRST_STAGE:
+        torch.manual_seed(seed)
+        first = build(FIRST_STAGE[name], data)
+        first_stage = checkpoint.with_name("first-stage.pt")
+        fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
+        vae = on_first_stage(vae, first)
+    history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
+    return Trained(vae, model, data.name, seed, beta, settings, history)
+
+
+def load_trained(path: Path) -> Trained:
+    """The model of a checkpoint, with the weights of its best epoch, or of a weights file.
+
+    Needs no data.
+
+    Raises:
+        InputError: the file is missing, damaged, of a newer version, or of a model that this
+            version builds otherwise.
+    """
+    if path.suffix == ".safetensors":
+        state, about = read_weights(path)
+    else:
+        checkpoint = load_checkpoint(path)
+        run = checkpoint["run"]
+        state = checkpoint["best"]
+        settings = {name: run[name] for name in ("batch_size", "lr", "warmup", "patience")}
+        decay, epochs = run["decay"] or (0.0, len(checkpoint["history"]["loss"]))
+        about = {
+            "model": run["model"], "data": run["data"], "seed": run["seed"], "beta": run["beta"],
+            "settings": settings | {"decay": decay, "epochs": epochs},
+            "history": checkpoint["history"],
+        }  # fmt: skip
+    try:
+        vae = build(about["model"], outline(about["data"]))
+        vae.load_state_dict(state)
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is of the model {about['model']!r} for {about['data']!r}, which this version "
+            f"does not build like that: {str(error).splitlines()[0]}"
+        ) from error
+    return Trained(
+        vae.eval(), about["model"], about["data"], about["seed"], about["beta"],
+        about["settings"], History(**about["history"]),
+    )  # fmt: skip
+
+
+def save_trained(trained: Trained, path: Path) -> Path:
+    """Write the weights, in full precision, and what is known of the run."""
+    return write_weights(path, trained.vae.state_dict(), trained.about)
+
+
+def record_of(
+    trained: Trained, data: Data, *, num_samples: int, commit: str, partial: Path | None = None
+) -> Record:
+    """Evaluate a trained model on the test set of its data.
+
+    Args:
+        trained: the model.
+        data: what it was trained on.
+        num_samples: S of the importance-sampled NLL.
+        commit: of the code.
+        partial: a file that keeps what a stopped evaluation has done so far.
+    """
+    _, sizes = resolve(trained.model, data)
+    return make_record(
+        trained.model, trained.vae, data, sizes, trained.history,
+        seed=trained.seed, beta=trained.beta, num_samples=num_samples, commit=commit,
+        settings=trained.settings, partial=partial, progress=True,
+    )  # fmt: skip
