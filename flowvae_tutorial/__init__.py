@@ -21,6 +21,7 @@ from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .models import build
 from .networks import gated_mlp, mlp
 from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior
+from .pretrained import load_pretrained
 from .priors import (
     GaussianMixture,
     HierarchicalPrior,
@@ -66,6 +67,7 @@ __all__ = [
     "fit",
     "fit_reward",
     "gated_mlp",
+    "load_pretrained",
     "mean_and_standard_error",
     "mlp",
     "modes_found",

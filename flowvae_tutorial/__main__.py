@@ -34,7 +34,14 @@ from .refinement_records import (
     refinement_table,
     write_refinement,
 )
-from .runs import Trained, load_trained, record_of, save_trained, train_run
+from .runs import (
+    Trained,
+    load_trained,
+    record_of,
+    reproduce_model,
+    save_trained,
+    train_run,
+)
 from .training import NotFinite, device_by_name
 
 app = typer.Typer(
@@ -105,14 +112,15 @@ def train(
     # The other processes have done their part.
     if rank > 0:
         return
+    partial = checkpoint.with_name("evaluation.part")
     with _stoppable(checkpoint):
         record = record_of(
-            trained, dataset, num_samples=samples, commit=current_commit(),
-            partial=checkpoint.with_name("evaluation.json"),
-        )  # fmt: skip
+            trained, dataset, num_samples=samples, commit=current_commit(), partial=partial
+        )
     weights = save_trained(trained, folder / "weights.safetensors")
     picture = draw_run(trained.vae, dataset.to(here), folder / "samples.png")
     write_record(record, folder)
+    partial.unlink(missing_ok=True)
     typer.echo(figures_of(record))
     typer.echo(f"pictures: {picture}\nweights:  {weights}")
 
@@ -134,7 +142,7 @@ def evaluate(
     run.vae.to(device_by_name(device))
     dataset = load(run.data)
     partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
-    with _stoppable(partial):
+    with _stoppable(partial, "the test examples that are done"):
         record = record_of(
             run, dataset, num_samples=samples, commit=current_commit(), partial=partial
         )
@@ -213,7 +221,7 @@ def reproduce(
         if left := [run for run in runs if run not in done]:
             work.append((model, data, left, epochs, samples, device, results, out, commit))
     try:
-        at_once(_reproduce_model, work, jobs or os.cpu_count() or 1)
+        at_once(reproduce_model, work, jobs or os.cpu_count() or 1)
     except KeyboardInterrupt as stop:
         typer.echo(
             f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
@@ -221,30 +229,6 @@ def reproduce(
         )  # fmt: skip
         raise typer.Exit(130) from stop
     typer.echo(table(read_records(results, data)))
-
-
-def _reproduce_model(
-    model: str,
-    data: str,
-    runs: list[tuple[float, int]],
-    epochs: int | None,
-    samples: int,
-    device: str,
-    results: Path,
-    out: Path,
-    commit: str,
-) -> None:
-    """Runs of one model, each a KL weight and a seed, one after the other."""
-    dataset = load(data)
-    for beta, seed in runs:
-        checkpoint = out / run_name(model, data, beta, seed) / "checkpoint.pt"
-        trained = train_run(
-            model, dataset, seed=seed, beta=beta, device=device_by_name(device),
-            checkpoint=checkpoint, epochs=epochs,
-        )  # fmt: skip
-        partial = checkpoint.with_name("evaluation.json")
-        record = record_of(trained, dataset, num_samples=samples, commit=commit, partial=partial)
-        write_record(record, results)
 
 
 @app.command()
@@ -322,18 +306,18 @@ def report(
 
 
 @contextlib.contextmanager
-def _stoppable(checkpoint: Path) -> Iterator[None]:
-    """Ctrl-C ends the command with one line that says what is kept."""
+def _stoppable(file: Path, keeps: str = "the last finished epoch") -> Iterator[None]:
+    """Ctrl-C ends the command with one line that says what is kept in which file."""
     try:
         yield
     except KeyboardInterrupt as stop:
         kept = (
-            f"{checkpoint} keeps the last finished epoch; the same command goes on from there, "
-            "`train` with --resume"
-            if checkpoint.exists()
-            else "no epoch was finished, so there is nothing to go on from"
+            f"{file} keeps {keeps}; the same command goes on from there"
+            if file.exists()
+            else "nothing was finished, so there is nothing to go on from"
         )
-        typer.echo(f"stopped: {kept}", err=True)
+        how = ", `train` with --resume" if file.exists() and file.name == "checkpoint.pt" else ""
+        typer.echo(f"stopped: {kept}{how}", err=True)
         raise typer.Exit(130) from stop
 
 

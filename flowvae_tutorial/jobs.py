@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -32,33 +33,38 @@ def at_once(job: Callable[..., None], work: Sequence[tuple[Any, ...]], jobs: int
             job(*arguments)
         return
     context = multiprocessing.get_context("spawn")
-    begin = (context.Value("i", 0), context.RLock())
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=begin) as pool:
+    theirs, ours = context.Pipe(duplex=False)
+    begin = (context.Value("i", 0), context.RLock(), theirs)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=begin)
+    with theirs, ours, pool:
+        # Ctrl-C reaches every process of a terminal; it is for this one to end the others.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         results = [pool.submit(job, *arguments) for arguments in work]
+        signal.signal(signal.SIGINT, handler)
         try:
-            for result in results:
+            for result in as_completed(results):
                 result.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process was killed, for want of memory perhaps: run the same command again, "
-                "with fewer --jobs"
-            ) from error
-        finally:
+        except BaseException as error:
+            ours.close()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "a process was killed, for want of memory perhaps: run the same command "
+                    "again, with fewer --jobs"
+                ) from error
+            raise
 
 
-def _begin(begun: Any, lock: Any) -> None:
+def _begin(begun: Any, lock: Any, stop: Connection) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
     with begun:
         set_line(begun.value)
         begun.value += 1
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A process whose parent was killed would otherwise train to the end unseen.
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    # A process whose parent was stopped or killed would otherwise train to the end unseen.
+    threading.Thread(target=_end_with, args=(stop,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
+def _end_with(stop: Connection) -> None:
+    wait([stop])
     os._exit(1)

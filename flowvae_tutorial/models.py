@@ -60,8 +60,8 @@ def training_settings(data: Data) -> dict[str, Any]:
     """The arguments of `fit` that the book uses for this data set."""
     if data.image_shape == (28, 28):
         return {
-            "epochs": 300, "batch_size": 100, "lr": 1e-3, "decay": 0.5, "warmup": 20,
-            "patience": 50,
+            "epochs": 150, "batch_size": 100, "lr": 1e-3, "decay": 0.5, "clip": 100.0,
+            "warmup": 20, "patience": 50,
         }  # fmt: skip
     return {"epochs": 200, "batch_size": 64, "lr": 2e-3, "warmup": 20, "patience": 50}
 

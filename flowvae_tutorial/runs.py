@@ -1,18 +1,20 @@
 """Runs of the book's models by name: trained, kept, found again."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .checkpoints import load_checkpoint
-from .data import Data, outline
+from .data import Data, load, outline
 from .errors import InputError
 from .models import FIRST_STAGE, build, on_first_stage, resolve, training_settings
-from .record_files import Record
-from .records import make_record
-from .training import History, fit
+from .record_files import Record, run_name
+from .records import make_record, write_record
+from .training import History, device_by_name, fit
 from .vae import VAE
 from .weights import read_weights, write_weights
 
@@ -26,7 +28,7 @@ class Trained(NamedTuple):
     seed: int
     beta: float
     settings: dict[str, Any]
-    """How it was trained: the arguments of `fit` that the book chooses for its data."""
+    """The arguments of `fit` that the book chooses for its data."""
     history: History
 
     @property
@@ -95,31 +97,40 @@ def load_trained(path: Path) -> Trained:
         InputError: the file is missing, damaged, of a newer version, or of a model that this
             version builds otherwise.
     """
-    if path.suffix == ".safetensors":
-        state, about = read_weights(path)
-    else:
-        checkpoint = load_checkpoint(path)
-        run = checkpoint["run"]
-        state = checkpoint["best"]
-        settings = {name: run[name] for name in ("batch_size", "lr", "warmup", "patience")}
-        decay, epochs = run["decay"] or (0.0, len(checkpoint["history"]["loss"]))
-        about = {
-            "model": run["model"], "data": run["data"], "seed": run["seed"], "beta": run["beta"],
-            "settings": settings | {"decay": decay, "epochs": epochs},
-            "history": checkpoint["history"],
-        }  # fmt: skip
     try:
-        vae = build(about["model"], outline(about["data"]))
+        state, about = (read_weights if path.suffix == ".safetensors" else _read_best)(path)
+        model, data, history = about["model"], about["data"], History(**about["history"])
+        seed, beta, settings = about["seed"], about["beta"], about["settings"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not say what it is of, as files of this version do: train again"
+        ) from error
+    try:
+        vae = build(model, outline(data))
         vae.load_state_dict(state)
     except (InputError, RuntimeError) as error:
+        # Torch lists every difference, one a line.
         raise InputError(
-            f"{path} is of the model {about['model']!r} for {about['data']!r}, which this version "
-            f"does not build like that: {str(error).splitlines()[0]}"
+            f"{path} is of the model {model!r} for {data!r}, which this version does not build "
+            f"like that: {str(error).splitlines()[-1].strip()}"
         ) from error
-    return Trained(
-        vae.eval(), about["model"], about["data"], about["seed"], about["beta"],
-        about["settings"], History(**about["history"]),
-    )  # fmt: skip
+    return Trained(vae.eval(), model, data, seed, beta, settings, history)
+
+
+def _read_best(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a weights file of the same run would hold."""
+    checkpoint = load_checkpoint(path)
+    run = checkpoint["run"]
+    settings = {name: run[name] for name in ("batch_size", "lr", "warmup", "patience")}
+    if run["clip"] < math.inf:
+        settings["clip"] = run["clip"]
+    settings["epochs"] = len(checkpoint["history"]["loss"])
+    if run["decay"]:
+        settings["decay"], settings["epochs"] = run["decay"]
+    return checkpoint["best"], {
+        "model": run["model"], "data": run["data"], "seed": run["seed"], "beta": run["beta"],
+        "settings": settings, "history": checkpoint["history"],
+    }  # fmt: skip
 
 
 def save_trained(trained: Trained, path: Path) -> Path:
@@ -145,3 +156,28 @@ def record_of(
         seed=trained.seed, beta=trained.beta, num_samples=num_samples, commit=commit,
         settings=trained.settings, partial=partial, progress=True,
     )  # fmt: skip
+
+
+def reproduce_model(
+    model: str,
+    data: str,
+    runs: list[tuple[float, int]],
+    epochs: int | None,
+    samples: int,
+    device: str,
+    results: Path,
+    out: Path,
+    commit: str,
+) -> None:
+    """Runs of one model, each a KL weight and a seed, one after the other."""
+    dataset = load(data)
+    for beta, seed in runs:
+        checkpoint = out / run_name(model, data, beta, seed) / "checkpoint.pt"
+        trained = train_run(
+            model, dataset, seed=seed, beta=beta, device=device_by_name(device),
+            checkpoint=checkpoint, epochs=epochs,
+        )  # fmt: skip
+        partial = checkpoint.with_name("evaluation.part")
+        record = record_of(trained, dataset, num_samples=samples, commit=commit, partial=partial)
+        write_record(record, results)
+        partial.unlink(missing_ok=True)

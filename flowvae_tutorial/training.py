@@ -74,6 +74,7 @@ def fit(
     batch_size: int = 64,
     lr: float = 2e-3,
     decay: float = 0.0,
+    clip: float = math.inf,
     beta: float = 1.0,
     warmup: int = 20,
     patience: int = 50,
@@ -98,6 +99,7 @@ def fit(
         batch_size: examples a step.
         lr: Adam's step size.
         decay: the last part of `epochs`, from 0 to 1, over which `lr` falls linearly to zero.
+        clip: the largest norm of a step's gradient; a longer one is scaled down to it.
         beta: the weight of the KL term after warm-up.
         warmup: epochs over which that weight rises linearly from 0.
         patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
@@ -113,13 +115,13 @@ def fit(
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
     """
     # Written so that NaN is refused, too.
-    positive = lr > 0 and beta >= 0 and 0 <= decay <= 1
+    positive = lr > 0 and clip > 0 and beta >= 0 and 0 <= decay <= 1
     if not positive or epochs < 1 or batch_size < 1 or warmup < 0 or patience < 1:
         raise InputError(
-            "fit needs epochs, batch_size and patience of at least 1, a positive lr, a decay from "
-            f"0 to 1, and beta and warmup not below 0; got epochs={epochs}, "
-            f"batch_size={batch_size}, patience={patience}, lr={lr}, decay={decay}, beta={beta}, "
-            f"warmup={warmup}"
+            "fit needs epochs, batch_size and patience of at least 1, positive lr and clip, a "
+            f"decay from 0 to 1, and beta and warmup not below 0; got epochs={epochs}, "
+            f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
+            f"beta={beta}, warmup={warmup}"
         )
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
@@ -132,8 +134,8 @@ def fit(
     # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
     # the step size depends on them.
     run = {
-        "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "beta": beta,
-        "warmup": warmup, "patience": patience, "seed": seed,
+        "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
+        "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
@@ -156,8 +158,8 @@ def fit(
                 group["lr"] = lr * min(1.0, left / decay if decay else 1.0)
             try:
                 loss = _train_epoch(
-                    model, data, optimizer, batch_size, beta * min(1.0, epoch / max(1, warmup)),
-                    epoch,
+                    model, data, optimizer, batch_size, clip,
+                    beta * min(1.0, epoch / max(1, warmup)), epoch,
                 )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 raise InputError(
@@ -195,6 +197,7 @@ def _train_epoch(
     data: Data,
     optimizer: torch.optim.Optimizer,
     batch_size: int,
+    clip: float,
     beta: float,
     epoch: int,
 ) -> float:
@@ -209,6 +212,8 @@ def _train_epoch(
         loss = model(data.batch(data.train[rows]), beta)
         optimizer.zero_grad()
         (loss * weight if world > 1 else loss).backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         losses.append(loss.detach())
     # One look an epoch: a look a step would stall a GPU.

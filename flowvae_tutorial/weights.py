@@ -1,5 +1,6 @@
 """Weights of trained models as safetensors files that say what they are of."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,15 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights in single precision from what `pack` made, or any others as they are."""
     state = {}
+    scales = {
+        name + _SCALE: packed[name + _SCALE]
+        for name, value in packed.items()
+        if value.dtype == torch.int8 and name + _SCALE in packed
+    }
     for name, value in packed.items():
-        if name + _SCALE in packed:
-            state[name] = value.float() * packed[name + _SCALE]
-        elif not name.endswith(_SCALE):
+        if name + _SCALE in scales:
+            state[name] = value.float() * scales[name + _SCALE]
+        elif name not in scales:
             state[name] = value.float() if value.dtype == torch.half else value
     return state
 
@@ -55,8 +61,18 @@ def write_weights(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -
         InputError: the disk is full or not writable.
     """
     contiguous = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    metadata = {"flowvae_tutorial": json.dumps({"format": FORMAT, **about})}
-    return write_whole(path, save(contiguous, metadata))
+    about = {"format": FORMAT, **about}
+    about["sha256"] = _sum(contiguous, about)
+    return write_whole(path, save(contiguous, {"flowvae_tutorial": json.dumps(about)}))
+
+
+def _sum(state: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """Of all that a file says but this sum: safetensors has none."""
+    said = {key: value for key, value in about.items() if key != "sha256"}
+    sum_ = hashlib.sha256(json.dumps(said).encode())
+    for name in sorted(state):
+        sum_.update(name.encode() + state[name].numpy().tobytes())
+    return sum_.hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -72,6 +88,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads(file.metadata()["flowvae_tutorial"])
             state = {name: file.get_tensor(name) for name in file.keys()}
         newest = int(about["format"])
+        if newest <= FORMAT and about.get("sha256") not in (None, _sum(state, about)):
+            raise ValueError("the sum is wrong")
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged or no weights file of this package") from error
     if newest > FORMAT:
