@@ -56,5 +56,6 @@ def card(name: str) -> str:
         InputError: no such name.
     """
     if name not in pretrained_models():
-        raise InputError(f"no pretrained model named {name!r}")
+        names = ", ".join(pretrained_models())
+        raise InputError(f"no pretrained model named {name!r}: choose one of {names}")
     return (FOLDER / f"{name}.md").read_text()
