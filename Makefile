@@ -10,7 +10,8 @@ BENCH_READY := .venv/.installed-benchmark
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lint format notebooks bench wheel clean
+.PHONY: help book serve test colab lint format notebooks bench wheel student instructor slides \
+	repository clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ test: $(READY)  ## lint, build the book, test package and pages, re-execute ever
 	$(BIN)/pytest book --nbval --nbval-current-env --nbval-sanitize-with book/nbval_sanitize.cfg \
 		-n 2 --dist loadscope
 
+colab: wheel  ## run every chapter as Colab does: stock packages, the wheel, an empty folder
+	$(BIN)/pytest tests/test_colab.py -m colab -n 2
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,8 +54,20 @@ bench: $(BENCH_READY)  ## time the package beside pythae, zuko and normflows
 	$(BIN)/pytest tests/benchmarks
 
 wheel: $(READY)  ## build the package's wheel into dist/
-	@rm -rf build dist
+	@rm -rf build dist/*.whl
 	$(BIN)/pip wheel -q . --no-deps --no-build-isolation --wheel-dir dist
+
+student: $(READY)  ## pack the chapters without their solutions into dist/student.zip
+	@$(BIN)/python tools/classroom.py student
+
+instructor: $(READY)  ## pack the chapters, the course and its times into dist/instructor.zip
+	@$(BIN)/python tools/classroom.py instructor
+
+slides: $(READY)  ## make a deck of slides of every chapter in _build/slides/
+	@$(BIN)/python tools/slides.py
+
+repository:  ## write the repository's address everywhere (URL=https://github.com/NAME/REPO)
+	@$(PYTHON) tools/repository.py "$(URL)"
 
 clean:  ## remove what was built; .venv stays
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -251,7 +251,7 @@ def install_problems(chapter: Chapter) -> list[str]:
         return [f"{len(cells)} cells install something, exactly one should"]
     problems = [
         f"the install cell names {name}, which Colab has"
-        for name in sorted(set(re.findall(r"torch\w*|numpy", cells[0].source)))
+        for name in sorted(set(re.findall(r"(?<![\w./-])(?:torch\w*|numpy)", cells[0].source)))
     ]
     for statement in parsed(cells[0]).body:
         guard = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""

@@ -105,9 +105,9 @@ def test_the_readme_names_commands_that_exist() -> None:
     assert set(named) <= set(targets)
 
 
-def test_continuous_integration_runs_make_test_and_nothing_else() -> None:
+def test_continuous_integration_runs_the_tests_and_the_replay_in_colab() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert re.findall(r"\bmake\b.*", script) == ["make test"]
+    assert re.findall(r"\bmake\b.*", script) == ["make test", "make colab"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/intro.md"])
