@@ -27,11 +27,11 @@ serve: book  ## build the web book and serve it on localhost
 	@echo "http://localhost:$(PORT)/ (Ctrl-C to stop)"
 	@$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
 
-# The quickest to fail goes first.
+# The quickest to fail goes first. -rs says what was skipped: the browser tests need a Chromium.
 test: $(READY)  ## lint, build the book, test package and pages, re-execute every chapter
 	$(MAKE) lint
 	$(MAKE) book
-	BOOK_REQUIRED=1 $(BIN)/pytest tests -n 2
+	BOOK_REQUIRED=1 $(BIN)/pytest tests -n 2 -rs
 	$(BIN)/pytest book --nbval --nbval-current-env --nbval-sanitize-with book/nbval_sanitize.cfg \
 		-n 2 --dist loadscope
 
