@@ -55,6 +55,8 @@ def draw_report(records: Sequence[Record], runs: Path, folder: Path) -> list[Pat
     pictures = []
     for name in dict.fromkeys(record["data"] for record in records):
         shape = outline(name).image_shape
+        if shape is None:
+            continue
         kept = {}
         for record in records:
             run = run_name(record["model"], name, record["beta"], record["seed"])
@@ -62,7 +64,7 @@ def draw_report(records: Sequence[Record], runs: Path, folder: Path) -> list[Pat
             first = record["seed"] == 0 and record["beta"] == 1
             if record["data"] == name and first and checkpoint.exists():
                 kept[record["model"]] = load_trained(checkpoint).vae
-        if shape is None or not kept:
+        if not kept:
             continue
         x = load(name).test[:COLUMNS]
         torch.manual_seed(0)

@@ -6,16 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
-from flowvae_tutorial import InputError, build, fit
-from flowvae_tutorial.data import load
-from flowvae_tutorial.models import Sizes
+from flowvae_tutorial import VAE, History, InputError, build, fit, records
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.models import Sizes, default_sizes
 from flowvae_tutorial.records import (
     SCHEMA,
     Record,
@@ -360,3 +361,237 @@ def test_the_paired_table_compares_models_of_one_data_set_at_beta_1(record: Reco
 def test_the_paired_table_compares_nothing_from_one_seed(record: Record) -> None:
     records = [of_run(record, model, 0, [1, 2]) for model in ("gaussian", "mixture")]
     assert len(paired_table(records).splitlines()) == 2
+
+
+# --- a long evaluation, in parts --------------------------------------------------------------
+
+
+class Subject(NamedTuple):
+    """A trained model, and 50 examples to test it with."""
+
+    vae: VAE
+    data: Data
+    history: History
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    torch.manual_seed(0)
+    rings = load("rings")
+    data = replace(
+        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:50],
+        labels={"train": rings.labels["train"][:200]},
+    )  # fmt: skip
+    vae = build("gaussian", data)
+    return Subject(vae, data, fit(vae, data, epochs=2))
+
+
+@pytest.fixture
+def parts_of_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PART", 10)
+
+
+def evaluated(subject: Subject, partial: Path | None = None, **changes: Any) -> Record:
+    """A record, apart from the day it was made on."""
+    arguments = {"seed": 0, "beta": 1.0, "num_samples": 30, "commit": "abc"} | changes
+    sizes = default_sizes(subject.data)
+    record = make_record(
+        "gaussian", subject.vae, subject.data, sizes, subject.history, partial=partial, **arguments
+    )
+    return record | {"date": ""}
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, subject: Subject, partial: Path, after: int) -> None:
+    """An evaluation that Ctrl-C ends after so many parts."""
+    log_marginal, calls = VAE.log_marginal, 0
+
+    def interrupted(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return log_marginal(vae, x, num_samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "log_marginal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(subject, partial)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples each call of `log_marginal` was given."""
+    log_marginal, seen = VAE.log_marginal, []
+
+    def spy(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+        seen.append(len(x))
+        return log_marginal(vae, x, num_samples)
+
+    monkeypatch.setattr(VAE, "log_marginal", spy)
+    return seen
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_an_evaluation_that_was_stopped_ends_as_one_that_never_was(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int], after: int
+) -> None:
+    whole = evaluated(subject)
+    partial = tmp_path / "new" / "evaluation.json"
+    stopped(monkeypatch, subject, partial, after)
+    assert partial.exists() == (after > 0)
+    calls.clear()
+    assert evaluated(subject, partial) == whole
+    assert calls == [10] * (5 - after), "what was done is not done again"
+    calls.clear()
+    assert evaluated(subject, partial) == whole and calls == []
+    assert [file.name for file in partial.parent.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.usefixtures("parts_of_10")
+def test_the_callers_random_state_decides_nothing_and_is_left(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluated(subject)
+    stopped(monkeypatch, subject, tmp_path / "part", 3)
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    assert evaluated(subject, tmp_path / "part") == whole
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize("other", ["weights", "num_samples", "seed", "test set", "parts"])
+def test_what_is_done_of_another_evaluation_is_left_out(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int], other: str
+) -> None:
+    partial = tmp_path / "part"
+    stopped(monkeypatch, subject, partial, 3)
+    calls.clear()
+    mine, changes = subject, {}
+    if other == "weights":
+        vae = copy.deepcopy(subject.vae)
+        # The last of all numbers: every one counts.
+        list(vae.parameters())[-1].data.view(-1)[-1] += 1e-6
+        mine = subject._replace(vae=vae)
+    elif other == "test set":
+        mine = subject._replace(data=replace(subject.data, test=subject.data.test[:25]))
+    elif other == "parts":
+        monkeypatch.setattr(records, "PART", 12)
+    else:
+        changes = {other: 7}
+    expected = evaluated(mine, **changes)
+    done = len(calls)
+    assert done == len(mine.data.test[:: records.PART])
+    assert evaluated(mine, partial, **changes) == expected
+    assert len(calls) == 2 * done, "everything is done anew"
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", "null", "3", "{}", "half", "\x80", {"nll": None}, {"nll": 3}, {"nll": [[1.0]]},
+     {"nll": [1.0, 2.0]}, {"nll": [[1.0] * 10] * 6}, {"of": None}, {"of": {}}],
+)  # fmt: skip
+def test_a_damaged_file_of_what_is_done_is_left_out(
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str | dict[str, Any],
+) -> None:
+    partial = tmp_path / "part"
+    stopped(monkeypatch, subject, partial, 3)
+    content = partial.read_text()
+    if isinstance(damage, dict):
+        damage = json.dumps(json.loads(content) | damage)
+    elif damage == "half":
+        damage = content[: len(content) // 2]
+    partial.write_bytes(damage.encode("latin-1"))
+    assert evaluated(subject, partial) == evaluated(subject)
+    assert len(json.loads(partial.read_text())["nll"]) == 5, "and replaced"
+
+
+def test_parts_estimate_what_the_whole_does(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examples(seed: int) -> Tensor:
+        found = evaluated(subject, seed=seed, num_samples=200)["nll"]["per_example"]
+        return torch.tensor(found, dtype=torch.float64)
+
+    whole = torch.stack([examples(seed) for seed in range(20)])
+    monkeypatch.setattr(records, "PART", 10)
+    parts = torch.stack([examples(seed) for seed in range(20)])
+    assert not torch.equal(whole, parts)
+    # Of the mean over the test set and of each example: noise is that of seeds.
+    for one, other in ((whole.mean(dim=1), parts.mean(dim=1)), (whole, parts)):
+        noise = ((one.var(dim=0) + other.var(dim=0)) / 20).sqrt()
+        assert ((one.mean(dim=0) - other.mean(dim=0)).abs() < 4.5 * noise).all()
+
+
+@pytest.mark.usefixtures("parts_of_10")
+def test_parts_draw_different_noise(subject: Subject) -> None:
+    same = replace(subject.data, test=subject.data.test[:1].expand(30, -1))
+    found = evaluated(subject._replace(data=same), num_samples=3)["nll"]["per_example"]
+    assert found[:10] != found[10:20] != found[20:] != found[:10]
+
+
+@pytest.mark.parametrize(("part", "count"), [(25, 1), (24, 3), (500, 1)])
+def test_a_test_set_is_split_only_where_it_is_long(
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: list[int],
+    part: int,
+    count: int,
+) -> None:
+    monkeypatch.setattr(records, "PART", part)
+    evaluated(subject, tmp_path / "part")
+    assert (len(calls), sum(calls)) == (count, 50)
+    assert (tmp_path / "part").exists() == (count > 1)
+
+
+# --- what later records say of the training ---------------------------------------------------
+
+
+def test_a_record_holds_the_curves_the_settings_and_the_number_of_parameters(
+    subject: Subject, tmp_path: Path
+) -> None:
+    settings = {"epochs": 2, "lr": 2e-3, "decay": 0.5}
+    record = evaluated(subject, settings=settings) | {"date": "2024-05-01"}
+    assert record["settings"] == settings
+    assert record["parameters"] == sum(p.numel() for p in subject.vae.parameters())
+    assert list(record["history"]) == ["loss", "reconstruction", "kl"]
+    for name, curve in record["history"].items():
+        assert curve == [round(value, 3) for value in getattr(subject.history, name)]
+    path = write_record(record, tmp_path)
+    assert read_records(path.parent) == [record]
+    assert evaluated(subject)["settings"] == {}
+
+
+@pytest.mark.parametrize("later", ["parameters", "settings", "history"])
+def test_a_record_from_before_a_field_was_added_is_read(
+    record: Record, tmp_path: Path, later: str
+) -> None:
+    del record[later]
+    write_record(record, tmp_path)
+    assert later not in read_records(tmp_path)[0]
+
+
+def test_the_books_records_are_read_with_what_they_have() -> None:
+    """Those of the first version of the book have no curves."""
+    for record in read_records(RESULTS):
+        if "history" in record:
+            assert len(record["history"]["loss"]) == record["epochs"]
+            assert record["parameters"] > 0 and record["settings"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("parameters", 0), ("parameters", 2.5), ("settings", []), ("history", []),
+     ("history", {"loss": 3.0}), ("history", {"loss": ["x"]}), ("history", {"seconds": [1.0]})],
+)  # fmt: skip
+def test_a_later_field_of_the_wrong_kind_is_refused_by_its_place(
+    record: Record, tmp_path: Path, place: str, value: object
+) -> None:
+    record[place] = value
+    assert f"at {place}" in refusal(record, tmp_path)
