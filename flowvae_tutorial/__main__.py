@@ -164,7 +164,7 @@ def sample(
 ) -> None:
     """Draw samples of a trained model. Needs no data.
 
-    Example: python -m flowvae_tutorial sample hierarchical-vampprior --out grid.png
+    Example: python -m flowvae_tutorial sample vampprior --out grid.png
     """
     if out.suffix != ".png":
         raise InputError(f"--out takes the name of a .png file, got {out}")

@@ -82,7 +82,9 @@ def train_run(
         torch.manual_seed(seed)
         first = build(FIRST_STAGE[name], data)
         first_stage = checkpoint.with_name("first-stage.pt")
-        fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
+        # A second stage that has begun holds the first as it was: more epochs would part the two.
+        if not checkpoint.exists():
+            fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
         vae = on_first_stage(vae, first)
     history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
     return Trained(vae, model, data.name, seed, beta, settings, history)

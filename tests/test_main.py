@@ -225,6 +225,17 @@ def test_two_stages_hold_the_encoder_and_decoder_of_the_first_and_train_the_prio
     assert second["prior.loc"].any(), "the prior has learned"
 
 
+def test_two_stages_resumed_with_more_epochs_keep_the_first_that_the_second_stands_on(
+    command: Command, tmp_path: Path
+) -> None:
+    line = TRAIN + " --model two-stage-flow-prior"
+    command(line)
+    kept = tmp_path / "runs" / RUN.replace("gaussian", "two-stage-flow-prior") / "first-stage.pt"
+    before = kept.read_bytes()
+    assert command(line.replace("3", "5") + " --resume").code == 0
+    assert kept.read_bytes() == before
+
+
 def test_the_readmes_command_trains_on_digits(tmp_path: Path) -> None:
     arguments = "train --model gaussian --data digits --epochs 2 --samples 20".split()
     answer = subprocess.run(
