@@ -916,14 +916,17 @@ def test_a_loss_that_turns_nan_is_one_line_and_exit_code_1(
     assert command(TRAIN + " --resume").code == 0
 
 
-@pytest.mark.parametrize(("option", "size", "half"), [("", 64, 32), (" --batch-size 5", 5, 2)])
+@pytest.mark.parametrize(
+    ("option", "size", "half"),
+    [("", 64, "32"), (" --batch-size 5", 5, "2"), (" --batch-size 1", 1, "another device")],
+)
 def test_too_little_memory_for_a_batch_is_one_line_with_the_batch_to_try(
     command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     option: str,
     size: int,
-    half: int,
+    half: str,
 ) -> None:
     forward, calls = VAE.forward, 0
 
