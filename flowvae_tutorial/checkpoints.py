@@ -1,4 +1,15 @@
-"""Checkpoints: everything that a stopped run needs to end as if it had never stopped."""
+"""Checkpoints: everything that a stopped run needs to end as if it had never stopped.
+
+Example:
+    >>> from pathlib import Path
+    >>> from flowvae_tutorial import build, fit
+    >>> from flowvae_tutorial.checkpoints import load_checkpoint
+    >>> from flowvae_tutorial.data import load
+    >>> data, checkpoint = load("rings"), Path("checkpoint.pt")
+    >>> history = fit(build("gaussian", data), data, epochs=1, checkpoint=checkpoint)
+    >>> sorted(load_checkpoint(checkpoint))
+    ['best', 'format', 'history', 'optimizer', 'run', 'vae']
+"""
 
 import io
 import zipfile

@@ -55,6 +55,15 @@ def load(name: str) -> Data:
 
     Raises:
         InputError: no such name; or the files are neither in the cache nor to be had.
+
+    Example:
+        >>> from flowvae_tutorial.data import load
+        >>> data = load("digits")
+        >>> data.train.shape, data.image_shape, data.likelihood
+        (torch.Size([1257, 64]), (8, 8), 'gaussian')
+        >>> x = data.batch(data.train[:10])  # levels with fresh noise, in [0, 1)
+        >>> bool(x.min() >= 0), bool(x.max() < 1)
+        (True, True)
     """
     if name not in DATA_SETS:
         raise InputError(f"no data set named {name!r}: choose one of {', '.join(DATA_SETS)}")

@@ -35,6 +35,14 @@ def rsample_and_log_prob(
 
     Returns:
         The sample `(S, N, D)` and its log-density `(S, N)` in nats.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import GaussianPosterior, mlp, rsample_and_log_prob
+        >>> posterior = GaussianPosterior(mlp(64, [32], 2 * 2))
+        >>> z, log_q = rsample_and_log_prob(posterior(torch.rand(10, 64)), (5,))
+        >>> z.shape, log_q.shape
+        (torch.Size([5, 10, 2]), torch.Size([5, 10]))
     """
     own = getattr(distribution, "rsample_and_log_prob", None)
     if own is not None:

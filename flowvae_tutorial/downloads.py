@@ -16,7 +16,16 @@ from .files import write_whole
 
 
 def cache_folder() -> Path:
-    """Where downloads go: `$FLOWVAE_DATA` if it is set, else the platform's cache folder."""
+    """Where downloads go: `$FLOWVAE_DATA` if it is set, else the platform's cache folder.
+
+    Example:
+        >>> import os
+        >>> from unittest.mock import patch
+        >>> from flowvae_tutorial.downloads import cache_folder
+        >>> with patch.dict(os.environ, FLOWVAE_DATA="downloads"):
+        ...     print(cache_folder())
+        downloads
+    """
     chosen = os.environ.get("FLOWVAE_DATA")
     return Path(chosen) if chosen else user_cache_path("flowvae-tutorial")
 

@@ -59,6 +59,15 @@ def evaluate(
 
     Raises:
         InputError: x has the wrong shape, dtype or values.
+
+    Example:
+        >>> from flowvae_tutorial import build, evaluate, mean_and_standard_error
+        >>> from flowvae_tutorial.data import load
+        >>> data = load("rings")
+        >>> result = evaluate(build("gaussian", data), data.test[:100], num_samples=10)
+        >>> nll, standard_error = mean_and_standard_error(result.nll)  # nats per example
+        >>> result.nll.shape, len(result.kl), result.active.shape
+        (torch.Size([100]), 1, torch.Size([2]))
     """
     if nll is None:
         nll = -vae.log_marginal(x, num_samples)

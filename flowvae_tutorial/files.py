@@ -12,6 +12,12 @@ def write_whole(path: Path, content: bytes) -> Path:
 
     Raises:
         InputError: the disk is full or not writable. What was at `path` before is still there.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flowvae_tutorial.files import write_whole
+        >>> write_whole(Path("notes") / "first.txt", b"all of it").read_bytes()
+        b'all of it'
     """
     half = path.with_name(path.name + ".part")
     try:

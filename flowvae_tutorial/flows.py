@@ -103,6 +103,17 @@ class CouplingFlow(nn.Module):
     Couplings alternate with permutations, and an elementwise affine map ends the flow: a spline
     cannot leave its box, and with no coupling at all the flow is one diagonal Gaussian. A flow
     starts as the identity. Dinh et al. (2017), Durkan et al. (2019).
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import CouplingFlow
+        >>> prior = CouplingFlow(2, kind="spline")
+        >>> p = prior()
+        >>> p.log_prob(p.sample((10,))).shape
+        torch.Size([10])
+        >>> conditional = CouplingFlow(2, context=3)
+        >>> conditional(torch.randn(10, 3)).batch_shape
+        torch.Size([10])
     """
 
     coupling: Callable[[int, Callable[[Tensor], Tensor]], Bijection]

@@ -25,6 +25,12 @@ def at_once(job: Callable[..., None], work: Sequence[tuple[Any, ...]], jobs: int
 
     Raises:
         InputError: a process was killed, for want of memory for example.
+
+    Example:
+        >>> from flowvae_tutorial.jobs import at_once
+        >>> at_once(print, [("gaussian", "seed 0"), ("gaussian", "seed 1")], jobs=1)
+        gaussian seed 0
+        gaussian seed 1
     """
     jobs = min(jobs, len(work))
     if jobs <= 1:

@@ -27,6 +27,14 @@ class GaussianLikelihood(nn.Module):
 
     The scale has a floor. Without one, a pixel that never varies would drive its scale to zero
     and its density to infinity, and the likelihood would say nothing about the other pixels.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import GaussianLikelihood, mlp
+        >>> likelihood = GaussianLikelihood(mlp(2, [32], 64), features=64)
+        >>> p_x = likelihood(torch.randn(5, 10, 2))
+        >>> p_x.batch_shape, p_x.event_shape
+        (torch.Size([5, 10]), torch.Size([64]))
     """
 
     def __init__(self, net: nn.Module, features: int, min_scale: float = 0.01) -> None:

@@ -50,7 +50,10 @@ MNIST = Sizes(
 
 
 def default_sizes(data: Data) -> Sizes:
-    """The sizes that the book uses for this data set."""
+    """The sizes that the book uses: `RINGS` for points, `DIGITS` for images of 8 by 8 pixels.
+
+    Images of any other shape get `MNIST`, chosen for 28 by 28.
+    """
     if data.image_shape is None:
         return RINGS
     return DIGITS if data.image_shape == (8, 8) else MNIST
@@ -244,6 +247,13 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
 
     Raises:
         InputError: no such name.
+
+    Example:
+        >>> from flowvae_tutorial import build
+        >>> from flowvae_tutorial.data import load
+        >>> vae = build("vampprior-k10", load("rings"))
+        >>> vae.prior.pseudo_inputs.shape
+        torch.Size([10, 2])
     """
     model, named = resolve(name, data)
     return MODELS[model](data, sizes or named)

@@ -35,7 +35,16 @@ Layer = Callable[[int, int], nn.Module]
 def mlp(
     in_features: int, hidden: Sequence[int], out_features: int, layer: Layer = dense
 ) -> nn.Sequential:
-    """A perceptron, `(..., in_features)` to `(..., out_features)`, with hidden layers `layer`."""
+    """A perceptron, `(..., in_features)` to `(..., out_features)`, with hidden layers `layer`.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import mlp
+        >>> from flowvae_tutorial.networks import GatedLinear
+        >>> net = mlp(64, [32, 32], 2, GatedLinear)
+        >>> net(torch.rand(10, 64)).shape
+        torch.Size([10, 2])
+    """
     layers: list[nn.Module] = []
     for width in hidden:
         layers.append(layer(in_features, width))

@@ -22,7 +22,17 @@ COLUMNS = 12
 
 
 def draw_run(vae: VAE, data: Data, path: Path) -> Path:
-    """Samples above reconstructions for images, clouds of points for points."""
+    """Samples above reconstructions for images, clouds of points for points.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flowvae_tutorial import build
+        >>> from flowvae_tutorial.data import load
+        >>> from flowvae_tutorial.pictures import draw_run
+        >>> data = load("rings")
+        >>> draw_run(build("gaussian", data), data, Path("rings.png")).name
+        'rings.png'
+    """
     torch.manual_seed(0)
     if data.image_shape is None:
         return draw_samples(vae.sample(len(data.test)), data, path)

@@ -45,7 +45,16 @@ def _focus(values: list[float]) -> tuple[float, float]:
 
 
 def plot_images(images: Tensor, image_shape: tuple[int, int], columns: int = 10) -> Figure:
-    """A grid of images `(N, X)`, black 1 on white 0, filled row by row."""
+    """A grid of images `(N, X)`, black 1 on white 0, filled row by row.
+
+    Example:
+        >>> from flowvae_tutorial.data import load
+        >>> from flowvae_tutorial.plots import plot_images
+        >>> data = load("digits-binary")
+        >>> figure = plot_images(data.test[:10], data.image_shape, columns=5)
+        >>> len(figure.axes)
+        10
+    """
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(0.7 * columns, 0.7 * rows), squeeze=False,

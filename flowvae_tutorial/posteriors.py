@@ -47,6 +47,13 @@ class FlowPosterior(nn.Module):
 
     The flow is conditioned on the deterministic mean μ(x), not on the noisy u, so that it knows
     which posterior it bends; one small flow serves all x.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import CouplingFlow, FlowPosterior, mlp
+        >>> posterior = FlowPosterior(mlp(64, [32], 2 * 2), CouplingFlow(2, context=2))
+        >>> posterior(torch.rand(10, 64)).sample((5,)).shape
+        torch.Size([5, 10, 2])
     """
 
     def __init__(self, net: nn.Module, flow: CouplingFlow) -> None:

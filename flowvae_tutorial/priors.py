@@ -1,5 +1,7 @@
 """Priors p(z): modules whose call, `prior()`, returns a distribution over one latent `(D,)`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -58,13 +60,23 @@ class VampPrior(nn.Module):
 
     The pseudo-inputs live in the data's own space. A sigmoid keeps them within `bounds`: its
     slope is never zero, whereas clipping gives no gradient to a pseudo-input beyond a bound.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import GaussianPosterior, VampPrior, mlp, pseudo_inputs_from
+        >>> posterior = GaussianPosterior(mlp(64, [32], 2 * 2))
+        >>> prior = VampPrior(posterior, pseudo_inputs_from(torch.rand(100, 64), components=5))
+        >>> prior().sample((10,)).shape
+        torch.Size([10, 2])
+        >>> prior.pseudo_inputs.shape
+        torch.Size([5, 64])
     """
 
     logits: Tensor
 
     def __init__(
         self,
-        posterior: nn.Module,
+        posterior: Callable[[Tensor], Distribution],
         pseudo_inputs: Tensor,
         logits: Tensor | None = None,
         bounds: tuple[float, float] | None = (0.0, 1.0),
@@ -72,7 +84,8 @@ class VampPrior(nn.Module):
         """Set up the prior.
 
         Args:
-            posterior: the VAE's own; it is shared, not registered here a second time.
+            posterior: the VAE's own, a module or any other callable that gives q(z | x) for x
+                `(K, X)`; it is shared, not registered here a second time.
             pseudo_inputs: `(K, X)`, where they start; `pseudo_inputs_from` takes them from data.
             logits: `(K,)`, where learned log-weights start; equal, fixed weights by default.
             bounds: of the data, or None for data in ℝⁿ.

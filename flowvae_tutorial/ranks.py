@@ -10,7 +10,13 @@ from torch import distributed as dist
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process, from 0, and how many there are: 0 and 1 outside torchrun."""
+    """The number of this process, from 0, and how many there are: 0 and 1 outside torchrun.
+
+    Example:
+        >>> from flowvae_tutorial.ranks import rank_and_world
+        >>> rank_and_world()
+        (0, 1)
+    """
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

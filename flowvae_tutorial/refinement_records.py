@@ -259,6 +259,14 @@ def gain(records: Sequence[Record], figure: str, anchor: float, steps: int) -> I
 
     Raises:
         InputError: fewer than two records, or no such figure.
+
+    Example:
+        >>> from flowvae_tutorial.records import book_results
+        >>> from flowvae_tutorial.refinement_records import gain, read_refinements
+        >>> records = read_refinements(book_results() / "refinement", "digits")
+        >>> of_flows = [record for record in records if record["model"] == "flow-prior"]
+        >>> gain(of_flows, "log_prob", anchor=0.1, steps=10).low > 0  # uphill, as it should be
+        True
     """
     changes = []
     for record in records:

@@ -1,4 +1,19 @@
-"""Runs of the book's models by name: trained, kept, found again."""
+"""Runs of the book's models by name: trained, kept, found again.
+
+Example:
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from flowvae_tutorial.data import load
+    >>> from flowvae_tutorial.runs import load_trained, train_run
+    >>> data, checkpoint = load("rings"), Path("rings-gaussian-seed0.pt")
+    >>> trained = train_run(
+    ...     "gaussian", data, seed=0, beta=1.0, device=torch.device("cpu"),
+    ...     checkpoint=checkpoint, epochs=1,
+    ... )
+    >>> again = load_trained(checkpoint)
+    >>> again.model, again.data, again.vae.sample(3).shape
+    ('gaussian', 'rings', torch.Size([3, 2]))
+"""
 
 import math
 from dataclasses import asdict

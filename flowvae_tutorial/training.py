@@ -113,6 +113,15 @@ def fit(
         InputError: an argument makes no sense, the checkpoint is damaged or of another run, or the
             device has too little memory for a batch.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
+
+    Example:
+        >>> from flowvae_tutorial import build, fit
+        >>> from flowvae_tutorial.data import load
+        >>> data = load("rings")
+        >>> vae = build("gaussian", data)
+        >>> history = fit(vae, data, epochs=2)
+        >>> len(history.loss), 1 <= history.best_epoch <= 2
+        (2, True)
     """
     # Written so that NaN is refused, too.
     positive = lr > 0 and clip > 0 and beta >= 0 and 0 <= decay <= 1

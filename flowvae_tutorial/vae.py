@@ -38,6 +38,23 @@ class VAE(nn.Module):
 
     Each is a module that returns a `torch.distributions.Distribution`. Any object with that
     call signature fits. Kingma and Welling (2014).
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial import VAE, GaussianLikelihood, GaussianPosterior, StandardNormal
+        >>> from flowvae_tutorial import mlp
+        >>> vae = VAE(
+        ...     prior=StandardNormal(2),
+        ...     posterior=GaussianPosterior(mlp(64, [32], 2 * 2)),
+        ...     likelihood=GaussianLikelihood(mlp(2, [32], 64), features=64),
+        ... )
+        >>> x = torch.rand(10, 64)
+        >>> vae.elbo(x, num_samples=5).value.shape
+        torch.Size([5, 10])
+        >>> vae.log_marginal(x, num_samples=100).shape
+        torch.Size([10])
+        >>> vae.sample(3).shape
+        torch.Size([3, 64])
     """
 
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:

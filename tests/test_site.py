@@ -138,6 +138,17 @@ def has_colab_link(page: BeautifulSoup, name: str) -> bool:
     return any("colab.research" in link and link.endswith(f"/{name}.ipynb") for link in links)
 
 
+def modules_without_example(page: BeautifulSoup) -> list[str]:
+    _, *parts = re.split(r'id="module-([\w.]+)"', str(page))
+    sections = zip(parts[::2], parts[1::2], strict=True)
+    return [module for module, section in sections if "&gt;&gt;&gt;" not in section]
+
+
+def equations_by_label(page: BeautifulSoup) -> list[str]:
+    """Names of equations that mean something in the sources alone."""
+    return re.findall(r"\beq-[\w-]+", page.get_text())
+
+
 def built() -> bool:
     return (HTML / f"{PAGES[0]}.html").is_file()
 
@@ -239,6 +250,19 @@ def test_every_chapter_opens_in_colab(site: Path, name: str) -> None:
     assert has_colab_link(load(page_path(name)), name)
 
 
+def test_the_page_of_the_package_shows_an_example_of_every_module(site: Path) -> None:
+    page = load(page_path("book/api"))
+    assert page.find(id="module-flowvae_tutorial.vae")
+    assert modules_without_example(page) == []
+
+
+def test_the_page_of_the_package_leads_to_the_equations_that_it_names(site: Path) -> None:
+    page = load(page_path("book/api"))
+    [first, *_] = page.select('a[href="01_gaussian_vae.html#equation-eq-elbo"]')
+    assert re.fullmatch(r"\(1\.\d+\)", first.get_text())
+    assert equations_by_label(page) == []
+
+
 # Each check refuses what it should; these need no built book.
 
 
@@ -315,3 +339,12 @@ def test_a_colab_link_to_another_chapter_is_refused() -> None:
     )
     assert has_colab_link(page, "book/01_x")
     assert not has_colab_link(page, "book/02_y")
+
+
+def test_a_module_without_an_example_and_an_equation_without_a_number_are_refused() -> None:
+    page = parse(
+        '<p id="module-a.one">text</p><pre>&gt;&gt;&gt; 1</pre>'
+        '<p id="module-a.two">equation <code>eq-elbo</code></p>'
+    )
+    assert modules_without_example(page) == ["a.two"]
+    assert equations_by_label(page) == ["eq-elbo"]

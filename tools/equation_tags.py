@@ -1,6 +1,7 @@
 r"""A Sphinx extension: an equation has the number that its own `\tag{1.3}` says.
 
-Jupyter and Colab draw the tag; Sphinx would count through the whole book instead.
+Jupyter and Colab draw the tag; Sphinx would count through the whole book instead. On the page of
+the package an equation's label in a docstring becomes that number, and a link.
 """
 
 import re
@@ -12,6 +13,8 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 TAG = re.compile(r"\s*\\tag\{([^}]*)\}")
+# The number that takes its place brings parentheses of its own.
+LABEL = re.compile(r"\(`(eq-[\w-]+)`\)|`(eq-[\w-]+)`")
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +34,12 @@ class EquationTags(SphinxTransform):
             equations[label] = (self.env.docname, tag[1])
 
 
+def link(_app: Sphinx, _kind: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
+    lines[:] = [LABEL.sub(r":eq:`\1\2`", line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(EquationTags)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", link)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

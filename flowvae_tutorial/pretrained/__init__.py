@@ -26,6 +26,12 @@ def load_pretrained(name: str) -> VAE:
 
     Raises:
         InputError: no such name, or the file is not the one that was shipped.
+
+    Example:
+        >>> from flowvae_tutorial import load_pretrained
+        >>> vae = load_pretrained("vampprior")
+        >>> vae.sample(3, mean=True).shape  # three digits of 28 by 28 pixels
+        torch.Size([3, 784])
     """
     return pretrained_run(name).vae
 
