@@ -35,36 +35,77 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]
     return decorate
 
 
+ERRORS = {
+    "Expected parameter scale": (
+        "torch refuses your scale, because a standard deviation must be positive. What do you have "
+        "to do to log σ first?"
+    ),
+    "can be implicitly created only for scalar": (
+        "autograd takes the gradient of one number, and you gave it one for each example. Which "
+        "way of joining them leaves the gradient of each as it is?"
+    ),
+    "does not require grad": (
+        "autograd has no record of what you differentiate: the tensor must ask for a gradient "
+        "before anything is computed from it."
+    ),
+}
+"""What torch says of a mistake that readers make often, and the hint in its place."""
+
+
+def _about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if [size for size in found if size != 1] == [size for size in wanted if size != 1]:
+        return "The two differ by an axis of length 1: did you keep one, or add one?"
+    if not wanted:
+        return "One number is asked for: take the mean."
+    return "What does each axis count, and over which one do you sum?"
+
+
 def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> Tensor:
     """Call the reader's function and return its tensor, of the shape that the exercise asks for.
+
+    It gets copies of the tensors, so it may write into them. Where one number is asked for, it may
+    be Python's.
 
     Raises:
         Hint: nothing is written yet, the function fails, or what it returns has another shape.
     """
+    copies = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
     try:
-        value = answer(*arguments)
+        value = answer(*copies)
     except Exception as error:  # whatever a reader's first try raises
-        if "Expected parameter scale" in str(error):
-            raise Hint(
-                "torch refuses your scale, because a standard deviation must be positive. What "
-                "do you have to do to log σ first?"
-            ) from error
+        for words, hint in ERRORS.items():
+            if words in str(error):
+                raise Hint(hint) from error
         # The first line: torch adds whole tensors to some of its messages.
         reason = str(error).partition("\n")[0]
         raise Hint(f"Your function stopped with {type(error).__name__}: {reason}") from error
     if value is None or value is Ellipsis:
         raise Hint("Write your answer in place of the dots.")
+    if isinstance(value, float) and shape == ():
+        value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor):
         raise Hint(f"Return a tensor; your function returned {type(value).__name__}.")
     if value.dtype == torch.bool:
         raise Hint("Your tensor holds True and False; numbers are asked for.")
-    if tuple(value.shape) != shape:
-        help_on = (
-            "Which axis do you sum over?" if shape else "One number is asked for: take the mean."
-        )
+    found = tuple(value.shape)
+    if found != shape:
         raise Hint(
-            f"The result should have shape {shape}, yours has {tuple(value.shape)}. {help_on}"
+            f"The result should have shape {shape}, yours has {found}. {_about_shape(found, shape)}"
         )
+    return value
+
+
+def ask_twice(
+    answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...], hint: str
+) -> Tensor:
+    """`ask`, and refuse a function that draws where nothing is to be drawn.
+
+    Raises:
+        Hint: as `ask` does; `hint`, if two calls give different numbers.
+    """
+    value, again = (ask(answer, *arguments, shape=shape) for _ in range(2))
+    if not torch.allclose(value, again, rtol=0, atol=0, equal_nan=True):
+        raise Hint(f"Two calls give different numbers: you draw something. {hint}")
     return value
 
 
@@ -93,7 +134,7 @@ def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]
         if close(value, wrong):
             raise Hint(hint)
     if value.isnan().any():
-        raise Hint("Your result is NaN. Did you take the logarithm of a negative number?")
+        raise Hint("Your result is NaN. Is there a logarithm or a root of a negative number in it?")
     worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
     raise Hint(
         f"One value should be {target.flatten()[worst].item():.4f}, yours is "

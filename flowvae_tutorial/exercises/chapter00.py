@@ -94,6 +94,31 @@ def check_gaussian_log_density(answer: Answer) -> None:
                 "The constant with 2π is missing: your density does not integrate to one.",
             ),
             (
+                each.sum(-1) + 2 * constant,
+                "The constant with 2π has the wrong sign.",
+            ),
+            (
+                squares - width - 2 * constant,
+                "The constant with 2π lacks its ½: it comes from a square root.",
+            ),
+            (
+                squares - width - 1.5 * math.log(2) * math.pi,
+                "You took the logarithm of 2 and multiplied by π. The logarithm is of 2π.",
+            ),
+            (
+                squares - log_scale.exp().sum(-1) - constant,
+                "You subtracted σ. What stands there is its logarithm.",
+            ),
+            (
+                (-0.5 * ((z - loc) * log_scale.exp()) ** 2).sum(-1) - width - constant,
+                "You multiplied the distance by σ. It is measured in units of σ.",
+            ),
+            (
+                each.logsumexp(-1),
+                "You added the densities of the coordinates. Those of independent numbers "
+                "multiply.",
+            ),
+            (
                 squares - width - constant / 3,
                 "The constant is there once for the whole event. Each of the D numbers brings its "
                 "own.",
@@ -115,7 +140,7 @@ def check_log_mean_exp(answer: Answer) -> None:
     size = math.log(6)
     total = a.logsumexp(0)
     refuse(
-        ask(answer, a.clone(), shape=(3,)),
+        ask(answer, a, shape=(3,)),
         total - size,
         [
             (
@@ -164,7 +189,7 @@ def check_log_mean_exp(answer: Answer) -> None:
             "maximum for the whole tensor does not serve them all."
         )
     a[:, 1] = -math.inf
-    some = ask(answer, a.clone(), shape=(3,))
+    some = ask(answer, a, shape=(3,))
     if some.isnan().any():
         raise Hint(
             "A column of −inf only, where every density is zero, gives NaN: its maximum is −inf "
@@ -242,6 +267,10 @@ def check_mixture_log_density(answer: Answer) -> None:
             (
                 _mixture(z, weights, loc, 2 * log_scale),
                 "The variance stands where the standard deviation belongs: the spread used is σ².",
+            ),
+            (
+                target - math.log(4),
+                "You divided by K as well. The weights sum to one already.",
             ),
             (-target, "The sign is turned: near a component's mean the density is higher."),
             (target.exp(), "This is the density; its logarithm is asked for."),

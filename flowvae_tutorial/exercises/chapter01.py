@@ -38,6 +38,27 @@ def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
                 "One of your terms has σ where σ² belongs.",
             ),
             (
+                0.5 * (mean**2 + 2 * log_scale.exp() - 1 - 2 * log_scale).sum(-1),
+                "You doubled σ where it is to be squared.",
+            ),
+            (
+                0.5 * (mean + variance - 1 - 2 * log_scale).sum(-1),
+                "The mean goes in squared: a shift to the left costs as much as one to the right.",
+            ),
+            (
+                0.5 * (variance - 1 - 2 * log_scale).sum(-1),
+                "The mean is missing: a q far from the origin is dear, however wide it is.",
+            ),
+            (
+                0.5 * (mean**2 + variance - 1).sum(-1),
+                "The term with log σ is missing. Without it a single point would be the cheapest "
+                "q.",
+            ),
+            (
+                target + 1,
+                "The −1 is there once for the whole latent. Each dimension brings its own.",
+            ),
+            (
                 0.5 * (mean**2 + variance - 1 - log_scale).sum(-1),
                 "Check the last term of (1.9): it has log σ² in it, which is 2 log σ.",
             ),
@@ -72,9 +93,13 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         answer: takes log p(x | z), log q(z | x) and log p(z), `(S, N)` each; returns `()`.
     """
     log_likelihood, log_q, log_prior = (_numbers(4, 3, seed=seed) - 2 * seed for seed in (1, 2, 3))
-    elbo = log_likelihood - (log_q - log_prior)
+    log_prior = log_prior + 1.5  # so that some of the sampled KL terms are negative
+    ratio = log_q - log_prior
+    elbo = log_likelihood - ratio
+    asking = (each.requires_grad_() for each in (log_likelihood.clone(), log_q.clone()))
+    value = ask(answer, *asking, log_prior, shape=()).double()
     refuse(
-        ask(answer, log_likelihood, log_q, log_prior, shape=()).double(),
+        value.detach(),
         -elbo.mean(),
         [
             (
@@ -85,6 +110,19 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
                 -(log_likelihood + log_q - log_prior).mean(),
                 "The sign of the KL term is turned: your loss rewards a posterior far from the "
                 "prior.",
+            ),
+            (
+                -(log_likelihood - log_q - log_prior).mean(),
+                "log p(z) has the wrong sign: your loss drives the latents to where the prior is "
+                "low.",
+            ),
+            (
+                -(log_likelihood - ratio.clamp(min=0)).mean(),
+                "You cut off negative values of the KL term. Only its average is never negative.",
+            ),
+            (
+                -(log_likelihood - ratio.abs()).mean(),
+                "You took the KL term without its sign. At a single sample it may be negative.",
             ),
             (
                 -elbo.sum(),
@@ -110,6 +148,11 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             ),
         ],
     )
+    if not value.requires_grad:
+        raise Hint(
+            "The number is right, but it has lost its gradient, and an optimiser needs that. "
+            "Return the tensor as it is."
+        )
 
 
 @exercise("1.4")
@@ -139,6 +182,10 @@ def check_log_marginal(answer: Callable[[Tensor], Tensor]) -> None:
             (
                 log_weights.logsumexp(0) - math.log(3),
                 "Divide by the number of samples S, not by N.",
+            ),
+            (
+                log_weights.logsumexp(0) - math.log(15),
+                "You divided by all S·N weights. Each picture has S of its own.",
             ),
             (-target, "The sign is turned: a log-likelihood is asked for, not an NLL."),
         ],

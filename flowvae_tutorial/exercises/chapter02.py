@@ -44,6 +44,30 @@ def check_mutual_information(answer: Callable[[Tensor], Tensor]) -> None:
             ),
             ((own - mixture).sum(), "You summed over the codes. A mean is asked for."),
             (
+                (log_q.softmax(1) * (log_q - mixture[:, None])).sum(1).mean(),
+                "You averaged over all pictures that a code might come from. That estimates the "
+                "same number; (2.1) takes the one that it did come from.",
+            ),
+            (
+                target - 2 * math.log(6),
+                "log N has the wrong sign: a mean is smaller than the sum, so its logarithm is, "
+                "too.",
+            ),
+            (
+                (own - log_q.exp().mean(1)).mean(),
+                "You subtracted the density of the mixture. Its logarithm belongs there.",
+            ),
+            (
+                (own.exp() * (own - mixture)).sum(),
+                "You weighted the codes by their density and summed. They were drawn from it, so "
+                "each counts alike.",
+            ),
+            (
+                (own.exp() * (own - mixture)).mean(),
+                "You weighted the codes by their density. They were drawn from it, so it has had "
+                "its say.",
+            ),
+            (
                 (log_q - mixture[:, None]).mean(),
                 "You averaged over all pairs. Code n was drawn from the posterior of picture n.",
             ),
@@ -64,12 +88,12 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # Unnormalised, as learned log-weights are.
-        z = ask(answer, n, weights.log() + 1, loc, scale, shape=(n, 2)).float()
+        z = ask(answer, n, weights.log() + 0.5, loc, scale, shape=(n, 2)).float()
     if not z.isfinite().all():
         raise Hint("Some samples are NaN or infinite.")
     # Components lie so far apart that each number tells which one it came from.
     nearest = (z[:, None] - loc).abs().argmin(dim=1)
-    if (z - torch.randn(n, 2)).abs().max() < 8:
+    if z.abs().max() < 8:
         raise Hint("Your samples lie around 0: they come from N(0, I), which is not the prior.")
     if (nearest[:, 0] != nearest[:, 1]).float().mean() > 0.05:
         raise Hint("You drew a component for each dimension. One component draws the whole vector.")
@@ -83,14 +107,22 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Non
         raise Hint("You go through the components in order. Draw each one by its weight.")
     if (share - 1 / 3).abs().max() < 0.04:
         raise Hint("Your components come equally often. They have weights.")
+    twice = (weights.log() + 0.5).exp().softmax(0)
+    if (share - twice).abs().max() < 0.03:
+        raise Hint(
+            "You took the exponential of the log-weights, and then a softmax of that: one of the "
+            "two is too many."
+        )
     if (share - weights).abs().max() > 0.04:
         raise Hint(
             f"The weights are {[0.5, 0.3, 0.2]}, and your components come with frequencies "
             f"{[round(value, 2) for value in share.tolist()]}."
         )
     spread = torch.stack([inside[nearest[:, 0] == k].std(0) for k in range(3)])
-    if (spread < 0.01).all():
+    if (inside.abs() < 1e-4).all():
         raise Hint("You return the means of the components. Draw from them.")
+    if (spread < 0.01).all():
+        raise Hint("All samples of a component are the same. Draw the noise anew for each.")
     if not torch.allclose(spread, scale, rtol=0.15):
         raise Hint("The spread inside a component is wrong: scale is its standard deviation.")
     first = inside[nearest[:, 0] == 0]

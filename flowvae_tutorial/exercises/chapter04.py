@@ -32,6 +32,22 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             (base(u) + s.sum(), "The log-determinant has the wrong sign: stretching thins out."),
             (base(u) - 2 * s.sum(), "You counted the log-determinant twice."),
             (base(u) - s.exp().sum(), "You subtracted the sum of the slopes. Where is their log?"),
+            (
+                base(u) - s.abs().sum(),
+                "You took the logarithms without their signs. The absolute value is that of the "
+                "determinant.",
+            ),
+            (base(u) - s.mean(), "You averaged the log-slopes. How does a volume grow?"),
+            (
+                base(u) - 3 * s.sum(),
+                "The log-determinant is subtracted once for each dimension. It is there once.",
+            ),
+            (
+                base((z - m) / s) - s.sum(),
+                "You divided by s. The map stretches by something else.",
+            ),
+            (base((z - m) * s.exp()) - s.sum(), "You stretched again where u was stretched."),
+            (s.sum() - base(u), "The sign is turned: a log-density is asked for, not a cost."),
             (base(z) - s.sum(), "You put z into the base density. Which u did this z come from?"),
             (
                 base(m + s.exp() * z) - s.sum(),
@@ -89,5 +105,14 @@ def check_invert(
             (torch.cat([a, (b - t) / s], dim=-1), "The network gives the logarithm of the scale."),
             (torch.cat([a, (b - t) * s.exp()], dim=-1), "You stretched again instead of back."),
             (torch.cat([(b - t) / s.exp(), a], dim=-1), "The two parts have changed places."),
+            (torch.cat([a, (b + t) / s.exp()], dim=-1), "You added the shift once more."),
+            (
+                torch.cat([a, (b - s) / t.exp()], dim=-1),
+                "You took the shift for the log-scale: the shift comes first.",
+            ),
+            (
+                torch.cat([a, (b - t) / (2 * s.tanh()).exp()], dim=-1),
+                "You bounded the log-scale, as TinyFlow does. This coupling takes it as it is.",
+            ),
         ],
     )

@@ -72,6 +72,22 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None
                 log_eps + log_scale.sum(-1) - ladj,
                 "log σ has the wrong sign: a wide u is less dense.",
             ),
+            (
+                Normal(loc, scale).log_prob(eps).sum(-1) - ladj,
+                "You asked the Gaussian of u about ε. Ask it about u.",
+            ),
+            (
+                Normal(0.0, 1.0).log_prob(u).sum(-1) - ladj,
+                "You asked N(0, I) about u. With which mean and width was u drawn?",
+            ),
+            (
+                log_u - log_scale.sum(-1) - ladj,
+                "log σ is subtracted twice: the density of u has it already.",
+            ),
+            (
+                log_u - _flow(u, z)[1],
+                "You gave the flow its own output as its context. It is conditioned on the mean.",
+            ),
             (at_z - ladj, "You took the Gaussian at z. It is the density of u."),
             (at_z, "You took the Gaussian at z, and its density knows nothing of the flow."),
             (log_u - _flow(z, loc)[1], "You took the log-determinant at z. It belongs to u."),
@@ -108,7 +124,7 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor]) -> 
     target = (q * (log_q - posterior)).sum(0) * area
     no_area = evidence - log_area
     refuse(
-        ask(answer, log_q.clone(), log_p.clone(), log_area, shape=(3,)).double(),
+        ask(answer, log_q, log_p, log_area, shape=(3,)).double(),
         target,
         [
             (-target, "The sign is turned: a divergence is never negative."),
@@ -139,6 +155,15 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor]) -> 
             (
                 (posterior.exp() * (posterior - log_q)).sum(0) * area,
                 "This is KL from the true posterior to q. Which of the two is the average over?",
+            ),
+            (
+                (q * (log_q - log_p)).sum(0) * area - evidence,
+                "log p(x) has the wrong sign: it is subtracted from log p(x, z), and that is "
+                "subtracted, too.",
+            ),
+            (
+                (log_q * (log_q - posterior)).sum(0) * area,
+                "You weighted the points by log q. The weights of an average are densities.",
             ),
             (
                 (log_q - posterior).sum(0) * area,

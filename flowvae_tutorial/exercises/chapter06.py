@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse
+from . import Hint, ask, ask_twice, exercise, refuse
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -34,7 +34,7 @@ def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tens
     climb, pull = _gradient(z), z - start
     target = z + lr * (climb - 2 * anchor * pull)
     given = z.clone()
-    value = ask(answer, given, start.clone(), _log_prob, lr, anchor, shape=(4, 3)).detach()
+    value = ask(lambda: answer(given, start.clone(), _log_prob, lr, anchor), shape=(4, 3)).detach()
     if not torch.equal(given.detach(), z):
         raise Hint("Your function changes the latents it was given. Return new ones.")
     pull_of_one = torch.zeros_like(z)
@@ -63,6 +63,21 @@ def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tens
             (
                 z + lr * (climb - anchor * pull),
                 "The anchor pulls half as hard as it should. Differentiate the square.",
+            ),
+            (
+                z + lr * (climb - 2 * len(z) * anchor * pull),
+                "The anchor's part is summed over the batch twice, so each latent is pulled for "
+                "all.",
+            ),
+            (
+                z + lr * (climb - 2 / 3 * anchor * pull),
+                "The anchor weighs the mean square of the coordinates. A squared distance is "
+                "their sum.",
+            ),
+            (
+                z + lr * climb - lr * 2 * anchor * (pull + lr * climb),
+                "You moved by log p first and took the anchor's pull there. Both belong to the "
+                "latent before the step.",
             ),
             (z + lr * climb, "Where is the anchor?"),
             (z - lr * 2 * anchor * pull, "Where is log p?"),
@@ -117,8 +132,9 @@ def check_langevin(answer: Callable[[Tensor, Tensor, Tensor, float, float], Tens
         moved: Tensor = ahead + scale * noise
         return moved
 
+    given = z, gradient, noise, lr, temperature
     refuse(
-        ask(answer, z, gradient, noise, lr, temperature, shape=(5, 2)).double(),
+        ask_twice(answer, *given, shape=(5, 2), hint="The noise is given.").double(),
         with_noise(math.sqrt(spread)),
         [
             (
@@ -171,6 +187,23 @@ def check_langevin(answer: Callable[[Tensor, Tensor, Tensor, float, float], Tens
                 z + lr / temperature * gradient + math.sqrt(2 * lr) * noise,
                 "You divided the gradient by the temperature. The target is right, but the "
                 "equation warms the noise instead.",
+            ),
+            (
+                with_noise(-math.sqrt(spread)),
+                "The noise is subtracted. It has the same distribution either way, and the "
+                "equation adds it.",
+            ),
+            (
+                with_noise(1.0),
+                "The noise stands as it was drawn, whatever the step size and the temperature.",
+            ),
+            (
+                with_noise(2 * math.sqrt(lr * temperature)),
+                "The 2 stands outside of the root.",
+            ),
+            (
+                z + lr * (gradient + math.sqrt(spread) * noise),
+                "The noise is multiplied by the step size once more.",
             ),
             (ahead, "Where is the noise?"),
             (z + math.sqrt(spread) * noise, "Where is the gradient?"),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse
+from . import Hint, ask, ask_twice, close, exercise, refuse
 
 
 def _numbers(*shape: int, seed: int) -> Tensor:
@@ -31,13 +31,12 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
     """
     z, points = _numbers(6, 2, seed=1), _numbers(5, 2, seed=2)
     lam = torch.tensor(0.6, dtype=torch.float64)
-    value = ask(answer, z, points, lam, shape=(6, 2)).double()
-    if not torch.equal(value, ask(answer, z, points, lam, shape=(6, 2)).double()):
-        raise Hint("Two calls give different numbers: you draw something. E[x | z] is a mean.")
+    value = ask_twice(answer, z, points, lam, shape=(6, 2), hint="E[x | z] is a mean.").double()
     a2, s2 = lam.sigmoid(), (-lam).sigmoid()
     a, one = a2.sqrt(), torch.ones_like(a2)
     away = torch.cdist(z, a * points)
     logits = -0.5 * away**2 / s2
+    logits_of_each = -0.5 * (z[:, None] - a * points) ** 2 / s2
     right = _guess(z, points, a, s2)
     refuse(
         value,
@@ -54,6 +53,24 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
             (
                 _guess(z, points, one, s2),
                 "You compare z with the points themselves. What has level t made of a point x?",
+            ),
+            (
+                _guess(z / a, points, one, s2),
+                "You divided z by α. That stretches its noise: by how much?",
+            ),
+            (
+                (logits_of_each.softmax(dim=1) * points).sum(1),
+                "Each coordinate has weights of its own. A point is one hypothesis, with one "
+                "weight.",
+            ),
+            (
+                (logits / 2).softmax(dim=-1) @ points,
+                "You averaged the squares over the coordinates, or halved them twice. A "
+                "log-density sums them.",
+            ),
+            (
+                logits @ points,
+                "Your weights are log-densities still. The posterior's weights are positive.",
             ),
             (_guess(z, points, a2, s2), "The mean of z given x is αx, and α² is the sigmoid of λ."),
             (
@@ -85,6 +102,13 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
             ),
         ],
     )
+    lam = lam.new_tensor(10.0)
+    a, s2 = lam.sigmoid().sqrt(), (-lam).sigmoid()
+    if not close(ask(answer, z, points, lam, shape=(6, 2)).double(), _guess(z, points, a, s2)):
+        raise Hint(
+            "Right at λ = 0.6. At λ = 10 the exponentials of all points underflow to zero. "
+            "Chapter 0 shows the way around."
+        )
 
 
 # --- 7.2 --------------------------------------------------------------------------------------
@@ -121,6 +145,19 @@ def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) ->
                 0.5 * gained * squares[1:],
                 "These are the weights of (7.8), which go with errors of x̂. You have errors of "
                 "the noise.",
+            ),
+            (
+                0.5 * torch.expm1(lam[1:] - lam[:-1])[:, None] * squares[1:],
+                "Your terms are negative: the difference of the two λ is the wrong way round.",
+            ),
+            (
+                0.5 * (lam[:-1] / lam[1:] - 1)[:, None] * squares[1:],
+                "You divided the λ. They are logarithms of the SNRs.",
+            ),
+            (
+                4 * right,
+                "Your terms are T − 1 times too large. That factor is for one level drawn at "
+                "random, and here all are given.",
             ),
             (
                 0.5 * (-torch.expm1(lam[1:] - lam[:-1]))[:, None] * squares[1:],
