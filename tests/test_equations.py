@@ -1267,3 +1267,27 @@ def test_eq_wider_step(levels: int) -> None:
     assert cost(r_of) == pytest.approx(0.5 * size * math.log(1 + r_of))
     assert cost(0) == pytest.approx(0.5 * size * r_of)
     assert cost(r_of) < min(cost(0.9 * r_of), cost(1.1 * r_of))
+
+
+# --- chapter 8 --------------------------------------------------------------------------------
+
+
+def test_eq_8_1() -> None:
+    """Effective samples: all of them, one of them, and the variance that they stand for."""
+    solution = chapter08_effective_samples
+    equal = torch.full((7, 3), -900.0, dtype=torch.float64)
+    assert torch.allclose(solution(equal), torch.full((3,), 7.0).double())
+    alone = equal.clone()
+    alone[2] += 800
+    assert torch.allclose(solution(alone), torch.ones(3).double())
+    # A self-normalised mean of independent values of variance 1 has the variance 1 / S_eff.
+    torch.manual_seed(0)
+    log_w = 1.5 * torch.randn(50, 1, dtype=torch.float64)
+    share = log_w.softmax(0)
+    means = (share * torch.randn(50, 200_000, dtype=torch.float64)).sum(0)
+    assert means.var().item() * solution(log_w).item() == pytest.approx(1, rel=0.02)
+
+
+def chapter08_effective_samples(log_weights: Tensor) -> Tensor:
+    """The equation as chapter 8's solution computes it."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()

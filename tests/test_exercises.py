@@ -36,6 +36,7 @@ from flowvae_tutorial.exercises import (
     chapter05,
     chapter06,
     chapter07,
+    chapter08,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -324,13 +325,38 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, m, s: (each_density(z, m, s) + math.log(2 * math.pi) / 2).sum(-1),
-            "constant with 2π",
+            "constant with 2π is missing",
         ),
         (
             lambda z, m, s: each_density(z, m, s).sum(-1) + math.log(2 * math.pi),
             "once for the whole event",
         ),
         (lambda z, m, s: each_density(z, m, s).sum(-1).exp(), "its logarithm is asked for"),
+        (lambda z, m, s: each_density(z, m, s).sum(-1, True), "axis of length 1"),
+        (
+            lambda z, m, s: (each_density(z, m, s) + math.log(2 * math.pi)).sum(-1),
+            "has the wrong sign.",
+        ),
+        (
+            lambda z, m, s: (each_density(z, m, s) - 0.5 * math.log(2 * math.pi)).sum(-1),
+            "lacks its ½: it comes",
+        ),
+        (
+            lambda z, m, s: (
+                (
+                    each_density(z, m, s)
+                    + 0.5 * math.log(2 * math.pi)
+                    - 0.5 * math.log(2) * math.pi  # the bracket after the 2
+                ).sum(-1)
+            ),
+            "multiplied by π",
+        ),
+        (lambda z, m, s: (each_density(z, m, s) + s - s.exp()).sum(-1), "You subtracted σ"),
+        (
+            lambda z, m, s: (each_density(m + (z - m) * (2 * s).exp(), m, s)).sum(-1),
+            "multiplied the distance",
+        ),
+        (lambda z, m, s: each_density(z, m, s).exp().sum(-1).log(), "added the densities"),
         (lambda z, m, s: each_density(z, m, s).sum(-1) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -405,6 +431,11 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda z, w, m, s: -mixture(z, w, m, s.exp()), "sign is turned"),
         (lambda z, w, m, s: mixture(z, w, m, s.exp()).exp(), "its logarithm is asked for"),
         (lambda z, w, m, s: weighted(z, w, m, s).exp().sum(-1).log(), "Far from all of them"),
+        (lambda z, w, m, s: mixture(z, w, m, s.exp()) - math.log(4), "divided by K as well"),
+        (
+            lambda z, w, m, s: (w.log() + components(z, m, s.exp()).sum(-1)).logsumexp(-1),
+            "is NaN",
+        ),
         (lambda z, w, m, s: mixture(z, w, m, s.exp()) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -443,7 +474,12 @@ def chapter01_mistakes() -> Iterator[Mistake]:
             ),
             "The other way round",
         ),
-        (lambda m, s: gaussian_kl(m, s).sum(-1) + 1, "term by term"),
+        (lambda m, s: 0.5 * (m**2 + 2 * s.exp() - 1 - 2 * s).sum(-1), "doubled σ"),
+        (lambda m, s: (gaussian_kl(m, s) + 0.5 * (m - m**2)).sum(-1), "goes in squared"),
+        (lambda m, s: gaussian_kl(0 * m, s).sum(-1), "The mean is missing"),
+        (lambda m, s: (gaussian_kl(m, s) + s).sum(-1), "term with log σ is missing"),
+        (lambda m, s: 0.5 * ((m**2 + (2 * s).exp() - 2 * s).sum(-1) - 1), "once for the whole"),
+        (lambda m, s: gaussian_kl(m, s).sum(-1) + 2, "term by term"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -461,6 +497,12 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -(r - q).mean(), "prior is missing"),
         (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
         (lambda r, q, p: math.log(4) - (r - q + p).logsumexp(0).mean(), "that is (1.11)"),
+        (lambda r, q, p: -(r - q - p).mean(), "log p(z) has the wrong sign"),
+        (lambda r, q, p: -(r - (q - p).clamp(min=0)).mean(), "cut off negative values"),
+        (lambda r, q, p: -(r - (q - p).abs()).mean(), "without its sign"),
+        (lambda r, q, p: -(r - q + p).mean().item(), "lost its gradient"),
+        (lambda r, q, p: -(r - q + p).detach().mean(), "lost its gradient"),
+        (lambda r, q, p: -(r - q + p).mean().reshape(1), "axis of length 1"),
         (lambda r, q, p: -(r - q + p).mean() + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -475,6 +517,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda w: math.log(5) - w.logsumexp(0), "sign is turned"),
         (lambda w: w.logsumexp(0) / 5, "divided the logarithm by S"),
         (lambda w: w.logsumexp(0) - math.log(3), "not by N"),
+        (lambda w: w.logsumexp(0) - math.log(w.numel()), "all S·N weights"),
         (lambda w: w.exp().mean(0).log(), "near −1000"),
         (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
         (lambda w: w.logsumexp(0) + 1, "term by term"),
@@ -501,6 +544,20 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         ),
         (lambda a: 6 * information(a, 1), "summed over the codes"),
         (lambda a: (a - a.logsumexp(1, True)).mean() + math.log(6), "averaged over all pairs"),
+        (lambda a: information(a, 1) - 2 * math.log(6), "log N has the wrong sign"),
+        (lambda a: (a.diagonal() - a.exp().mean(1)).mean(), "Its logarithm belongs there"),
+        (
+            lambda a: (a.diagonal().exp() * (a.diagonal() - a.logsumexp(1) + math.log(6))).sum(),
+            "each counts alike",
+        ),
+        (
+            lambda a: (a.diagonal().exp() * (a.diagonal() - a.logsumexp(1) + math.log(6))).mean(),
+            "has had its say",
+        ),
+        (
+            lambda a: (a.softmax(1) * a.log_softmax(1)).sum(1).mean() + math.log(6),
+            "all pictures that a code might come from",
+        ),
         (lambda a: information(a, 1) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -544,6 +601,18 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         (
             lambda n, w, m, s: gaussians(Categorical(logits=-w).sample((n,)), m, s),
             "come with frequencies",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(logits=w.exp()).sample((n,)), m, s),
+            "one of the two is too many",
+        ),
+        (
+            lambda n, w, m, s: torch.normal(m, s)[Categorical(logits=w).sample((n,))],
+            "the noise anew for each",
+        ),
+        (
+            lambda n, w, m, s: torch.normal(m, s)[w.softmax(0).multinomial(n)],
+            "Your function stopped with RuntimeError",
         ),
         (
             lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)), m, 0 * s),
@@ -659,7 +728,7 @@ def chapter03_mistakes() -> Iterator[Mistake]:
     check = chapter03.check_kl_by_level
     for answer, hint in (
         (lambda q, p, s: None, "Write your answer"),
-        (lambda q, p, s: joined_kl(q, p, q.sample((s,))), "yours has (2, 20000, 3)"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))), "yours has (2, 50000, 3)"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean((1, 2)), "yours has (2,)"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).log().mean(1), "is NaN"),
         (lambda q, p, s: -joined_kl(q, p, q.sample((s,))).mean(1), "sign is turned"),
@@ -676,6 +745,10 @@ def chapter03_mistakes() -> Iterator[Mistake]:
             lambda q, p, s: joined_kl(q, p, top_from_q(q, p).sample((s,))).mean(1),
             "you drew z₁ from the prior",
         ),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).clamp(min=0).mean(1), "cut off negative"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((s,))).abs().mean(1), "without their sign"),
+        (lambda q, p, s: joined_kl(q, p, q.sample()), "Do all of them enter it"),
+        (lambda q, p, s: joined_kl(q, p, q.sample((10,))).mean(1), "Do all of them enter it"),
         (lambda q, p, s: kl_below_at(q, p, s, which="p"), "prior at a fresh z₂"),
         (lambda q, p, s: kl_below_at(q, p, s, which="q"), "another z₂ than its own"),
         (
@@ -694,7 +767,7 @@ def chapter03_mistakes() -> Iterator[Mistake]:
     for answer, hint in (
         (lambda t, c, d, n: ..., "Write your answer"),
         (lambda t, c, d, n: d(t.sample((n,))), "Return a tensor"),
-        (lambda t, c, d, n: c(t.sample((n,))).sample(), "yours has (20000, 1)"),
+        (lambda t, c, d, n: c(t.sample((n,))).sample(), "yours has (7, 1)"),
         (lambda t, c, d, n: torch.full((n, 2), math.nan), "not finite"),
         (
             lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).sample(), d, mean=True),
@@ -723,6 +796,14 @@ def chapter03_mistakes() -> Iterator[Mistake]:
         (
             lambda t, c, d, n: ancestral(z := t.mean.expand(n, 1), c(z).sample(), d),
             "Every sample has the same z₂",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample().expand(n, 1), c(z).sample(), d),
+            "Every sample has the same z₂",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).sample((n,)), d),
+            "Your function stopped with RuntimeError",
         ),
         (
             lambda t, c, d, n: ancestral(z := torch.randn(n, 1).double(), c(z).sample(), d),
@@ -757,6 +838,15 @@ def chapter04_mistakes() -> Iterator[Mistake]:
             lambda z, m, s: -0.5 * (((z - m) / s.exp()) ** 2).sum(-1) - s.sum(),
             "constant of the Gaussian",
         ),
+        (lambda z, m, s: base((z - m) / s.exp()) - s.abs().sum(), "without their signs"),
+        (lambda z, m, s: base((z - m) / s.exp()) - s.mean(), "averaged the log-slopes"),
+        (
+            lambda z, m, s: (Normal(0, 1).log_prob((z - m) / s.exp()) - s.sum()).sum(-1),
+            "once for each dimension",
+        ),
+        (lambda z, m, s: base((z - m) / s) - s.sum(), "divided by s"),
+        (lambda z, m, s: base((z - m) * s.exp()) - s.sum(), "stretched again"),
+        (lambda z, m, s: s.sum() - base((z - m) / s.exp()), "sign is turned"),
         (lambda z, m, s: base((z - m) / s.exp()) - s.sum() + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -796,6 +886,12 @@ def chapter04_mistakes() -> Iterator[Mistake]:
             "instead of back",
         ),
         (lambda z, net: inverted(z, *net(z[:, :2])).roll(2, -1), "changed places"),
+        (lambda z, net: inverted(z, -net(z[:, :2])[0], net(z[:, :2])[1]), "shift once more"),
+        (lambda z, net: inverted(z, *net(z[:, :2])[::-1]), "the shift comes first"),
+        (
+            lambda z, net: inverted(z, net(z[:, :2])[0], 2 * net(z[:, :2])[1].tanh()),
+            "as TinyFlow does",
+        ),
         (lambda z, net: inverted(z, *net(z[:, :2])) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -883,6 +979,23 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda e, m, s, f: log_u(e, m, s) - f(m + s * e, m)[1],
             "You drew u with log σ as its width",
         ),
+        (
+            lambda e, m, s, f: (
+                base_density(e, m, s.exp(), at=e)[1] - f(u_of(e, m, s), m)[1]  # e is no u
+            ),
+            "the Gaussian of u about ε",
+        ),
+        (
+            lambda e, m, s, f: (
+                Normal(0.0, 1.0).log_prob(u_of(e, m, s)).sum(-1) - f(u_of(e, m, s), m)[1]
+            ),
+            "N(0, I) about u",
+        ),
+        (lambda e, m, s, f: flow_density(e, m, s.exp(), f) - s.sum(-1), "subtracted twice"),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), f(u_of(e, m, s), m)[0])[1],
+            "its own output",
+        ),
         (lambda e, m, s, f: flow_density(e, m, s.exp(), f) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -920,6 +1033,11 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             "one log p(x) for all examples",
         ),
         (lambda q, p, a: p.logsumexp(0) + a, "This is log p(x)"),
+        (lambda q, p, a: kl_by_sum(q, p, a) - p.logsumexp(0) - a, "log p(x) has the wrong sign"),
+        (
+            lambda q, p, a: (q * (q - posterior(p, a))).sum(0) * math.exp(a),
+            "weights of an average are densities",
+        ),
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -955,7 +1073,27 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         (lambda z, s, f, lr, a: ..., "Write your answer"),
         (lambda z, s, f, lr, a: f(z), "shape (4, 3), yours has (4,)"),
         (lambda z, s, f, lr, a: slope(z, f).numpy(), "Return a tensor"),
-        (without_gradient, "Your function stopped with RuntimeError"),
+        (without_gradient, "has no record of what you differentiate"),
+        (
+            lambda z, s, f, lr, a: z + lr * torch.autograd.grad(f(z.requires_grad_()), z)[0],
+            "gave it one for each example",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * torch.autograd.grad(f(z.requires_grad_()).sum(), z),
+            "Your function stopped with TypeError",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * len(z) * (z - s)),
+            "each latent is pulled for all",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s) / z.shape[1]),
+            "the mean square",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * slope(z, f) - 2 * lr * a * (z + lr * slope(z, f) - s),
+            "to the latent before the step",
+        ),
         (in_place, "changes the latents"),
         (lambda z, s, f, lr, a: z, "have not moved"),
         (
@@ -1037,6 +1175,14 @@ def chapter06_mistakes() -> Iterator[Mistake]:
             lambda z, g, e, lr, t: z + lr / t * g + math.sqrt(2 * lr) * e,
             "divided the gradient by the temperature",
         ),
+        (
+            lambda z, g, e, lr, t: z + lr * g + math.sqrt(2 * lr * t) * torch.randn(5, 2),
+            "The noise is given",
+        ),
+        (lambda z, g, e, lr, t: z + lr * g - math.sqrt(2 * lr * t) * e, "noise is subtracted"),
+        (lambda z, g, e, lr, t: z + lr * g + e, "stands as it was drawn"),
+        (lambda z, g, e, lr, t: z + lr * g + 2 * math.sqrt(lr * t) * e, "outside of the root"),
+        (lambda z, g, e, lr, t: z + lr * (g + math.sqrt(2 * lr * t) * e), "once more"),
         (lambda z, g, e, lr, t: z + lr * g, "Where is the noise"),
         (lambda z, g, e, lr, t: z + math.sqrt(2 * lr * t) * e, "Where is the gradient"),
         (lambda z, g, e, lr, t: lr * g + math.sqrt(2 * lr * t) * e, "That is the move."),
@@ -1110,6 +1256,33 @@ def chapter07_mistakes() -> Iterator[Mistake]:
             "over the z",
         ),
         (
+            lambda z, x, lam: guess(z / lam.sigmoid().sqrt(), x, torch.ones(()), (-lam).sigmoid()),
+            "You divided z by α",
+        ),
+        (
+            lambda z, x, lam: (
+                (-0.5 * (z[:, None] - lam.sigmoid().sqrt() * x) ** 2 / (-lam).sigmoid()).softmax(1)
+                * x
+            ).sum(1),
+            "one hypothesis",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), 2 * (-lam).sigmoid()),
+            "averaged the squares",
+        ),
+        (
+            lambda z, x, lam: -0.5 * squared(z, x, lam) / (-lam).sigmoid() @ x,
+            "log-densities still",
+        ),
+        (
+            lambda z, x, lam: (
+                (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).exp()
+                / (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).exp().sum(1, True)
+                @ x
+            ),
+            "underflow to zero",
+        ),
+        (
             lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) + 1,
             "term by term",
         ),
@@ -1164,7 +1337,65 @@ def chapter07_mistakes() -> Iterator[Mistake]:
             lambda e, g, lam: 0.5 * ratio(lam) * ((e - g).sum(-1) ** 2)[1:],
             "square then",
         ),
+        (
+            lambda e, g, lam: 0.5 * ((lam[1:] - lam[:-1]).exp() - 1)[:, None] * squares(e, g)[1:],
+            "the wrong way round",
+        ),
+        (
+            lambda e, g, lam: 0.5 * (lam[:-1] / lam[1:] - 1)[:, None] * squares(e, g)[1:],
+            "You divided the λ",
+        ),
+        (lambda e, g, lam: 2 * ratio(lam) * squares(e, g)[1:], "T − 1 times too large"),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam)[:, 0] * squares(e, g)[1:],
+            "Your function stopped with RuntimeError",
+        ),
         (lambda e, g, lam: 0.5 * ratio(lam) * squares(e, g)[1:] + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def chapter08_mistakes() -> Iterator[Mistake]:
+    check = chapter08.check_difference
+    stack = torch.stack
+
+    def error(d: Tensor) -> Tensor:
+        return d.std() / len(d) ** 0.5
+
+    for answer, hint in (
+        (lambda a, b: ..., "Write your answer"),
+        (lambda a, b: a - b, "yours has (40,)"),
+        (lambda a, b: a.nothing, "Your function stopped with AttributeError"),
+        (lambda a, b: stack([(b - a).mean(), error(b - a)]), "the sign is turned"),
+        (
+            lambda a, b: stack([(a - b).mean(), (error(a) ** 2 + error(b) ** 2).sqrt()]),
+            "as if the pictures were different ones",
+        ),
+        (lambda a, b: stack([(a - b).mean(), error(a) + error(b)]), "added the two"),
+        (lambda a, b: stack([(a - b).mean(), (a - b).std()]), "spread of one picture"),
+        (lambda a, b: stack([(a - b).mean(), (a - b).std() / len(a)]), "not by N"),
+        (lambda a, b: stack([(a - b).mean(), (a - b).var() / len(a)]), "Take its root"),
+        (lambda a, b: stack([error(a - b), (a - b).mean()]), "The mean comes first"),
+        (lambda a, b: stack([(a - b).median(), error(a - b)]), "One value should be"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter08.check_effective_samples
+
+    def small(w: Tensor) -> Tensor:
+        return (w - w.amax(0)).exp()
+
+    for answer, hint in (
+        (lambda w: ..., "Write your answer"),
+        (lambda w: small(w).sum().square() / small(w).square().sum(), "yours has ()"),
+        (lambda w: w @ w, "Your function stopped with RuntimeError"),
+        (lambda w: w.exp().sum(0).square() / w.exp().square().sum(0), "Which factor cancels"),
+        (lambda w: small(w).square().sum(0) / small(w).sum(0).square(), "turned the fraction"),
+        (lambda w: small(w).sum(0).square() / small(w).square().sum(0) / len(w), "divided by S"),
+        (lambda w: w.sum(0).square() / w.square().sum(0), "took the log-weights for weights"),
+        (lambda w: small(w).sum(0), "Square, as in the formula"),
+        (lambda w: small(w).sum(0).square() / small(w).sum(0).square(), "Square each weight"),
+        (lambda w: small(w).sum(0) * 0 + 3.0, "One value should be"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -1178,7 +1409,153 @@ MISTAKES = [
     *chapter05_mistakes(),
     *chapter06_mistakes(),
     *chapter07_mistakes(),
+    *chapter08_mistakes(),
 ]
+
+
+# --- other right answers ----------------------------------------------------------------------
+
+
+def gaussian_by_loop(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    total = torch.zeros(z.shape[:-1])
+    for d in range(z.shape[-1]):
+        total += each_density(z[..., d], loc[..., d], log_scale[..., d])
+    return total
+
+
+def maximum_in_place(a: Tensor) -> Tensor:
+    top = a.max(0).values
+    a -= top.where(top.isfinite(), 0)
+    return top.where(top.isfinite(), 0) + a.exp().mean(0).log()
+
+
+def coupling_in_place(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    t, s = net(z[:, :2])
+    z[:, 2:] -= t
+    z[:, 2:] *= (-s).exp()
+    return z
+
+
+def by_backward(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, anchor: float) -> Tensor:
+    z = z.clone().requires_grad_()
+    (log_prob(z) - anchor * (z - start).norm(dim=-1) ** 2).sum().backward()
+    assert z.grad is not None
+    return z + lr * z.grad
+
+
+def by_torch(z: Tensor, points: Tensor, lam: Tensor) -> Tensor:
+    each = Independent(Normal(lam.sigmoid().sqrt() * points, (-lam).sigmoid().sqrt()), 1)
+    posterior = Categorical(logits=each.log_prob(z[:, None])).probs
+    return (posterior[..., None] * points).sum(1)
+
+
+RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
+    (chapter00.check_gaussian_log_density, gaussian_by_loop),
+    (
+        chapter00.check_gaussian_log_density,
+        lambda z, m, s: each_density(z.double(), m.double(), s.double()).sum(-1),
+    ),
+    (chapter00.check_log_mean_exp, maximum_in_place),
+    (
+        chapter00.check_log_mean_exp,
+        lambda a: torch.stack([c.logsumexp(0) for c in a.T]) - math.log(6),
+    ),
+    (chapter00.check_mixture_log_density, lambda z, w, m, s: mixture(z, w, m, s.exp()).double()),
+    (
+        chapter00.check_mixture_log_density,
+        lambda z, w, m, s: weighted(z, w, m, s).logsumexp(-1),
+    ),
+    (chapter01.check_gaussian_kl, lambda m, s: gaussian_kl(m.float(), s.float()).sum(-1)),
+    (
+        chapter01.check_gaussian_kl,
+        lambda m, s: kl_divergence(Normal(m, s.exp()), Normal(0.0, 1.0)).sum(-1),
+    ),
+    (chapter01.check_loss, lambda r, q, p: q.mean() - p.mean() - r.mean()),
+    (chapter01.check_loss, lambda r, q, p: -(r - q + p).sum() / r.numel()),
+    (chapter01.check_log_marginal, maximum_in_place),
+    (chapter01.check_log_marginal, lambda w: (w.logsumexp(0) - math.log(5)).float()),
+    (chapter02.check_mutual_information, lambda a: information(a, 1).item()),
+    (
+        chapter02.check_mutual_information,
+        lambda a: a.log_softmax(1).trace() / 6 + math.log(6),
+    ),
+    (chapter02.check_sample, lambda n, w, m, s: gaussians(w.exp().multinomial(n, True), m, s)),
+    (
+        chapter02.check_sample,
+        lambda n, w, m, s: MixtureSameFamily(
+            Categorical(logits=w), Independent(Normal(m, s), 1)
+        ).sample((n,)),
+    ),
+    (
+        chapter03.check_chain_log_prob,
+        lambda z, t, c: Chain(t, c, z.shape[-1]).log_prob(z),
+    ),
+    (chapter03.check_kl_by_level, lambda q, p, s: joined_kl(q, p, q.rsample((s,))).mean(1)),
+    (
+        chapter03.check_ancestral,
+        lambda t, c, d, n: d(Chain(t, c, 2).sample((n,))).rsample(),
+    ),
+    (
+        chapter04.check_log_prob,
+        lambda z, m, s: (
+            Normal(0.0, 1.0).log_prob((z - m) / s.exp()).sum(-1)
+            - s.exp().diag().slogdet().logabsdet
+        ),
+    ),
+    (chapter04.check_invert, coupling_in_place),
+    (
+        chapter05.check_log_q,
+        lambda e, m, s, f: flow_density(e, m.expand_as(e), s.exp(), f).float(),
+    ),
+    (
+        chapter05.check_log_q,
+        lambda e, m, s, f: (
+            Normal(0.0, 1.0).log_prob(e).sum(-1) - s.sum(-1) - f(m + s.exp() * e, m)[1]
+        ),
+    ),
+    (
+        chapter05.check_kl_to_posterior,
+        lambda q, p, a: (q.softmax(0) * (q.log_softmax(0) - p.log_softmax(0))).sum(0),
+    ),
+    (chapter06.check_step, by_backward),
+    (
+        chapter06.check_step,
+        lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s)),
+    ),
+    (chapter06.check_langevin, lambda z, g, e, lr, t: z + lr * g + (2 * lr * t) ** 0.5 * e),
+    (chapter07.check_denoise_points, by_torch),
+    (
+        chapter07.check_denoising_terms,
+        lambda e, g, lam: torch.stack(
+            [
+                0.5 * ((a - b).exp() - 1) * ((x - y) ** 2).sum(-1)
+                for a, b, x, y in zip(lam[:-1], lam[1:], e[1:], g[1:], strict=True)
+            ]
+        ),
+    ),
+    (
+        chapter08.check_difference,
+        lambda a, b: torch.stack([a.mean() - b.mean(), (a - b).var().sqrt() / math.sqrt(len(a))]),
+    ),
+    (
+        chapter08.check_effective_samples,
+        lambda w: 1 / w.softmax(0).square().sum(0).float(),
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT)
+def test_a_right_answer_in_another_form_is_correct(
+    check: Callable[..., None],
+    answer: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check(answer)
+    assert capsys.readouterr().out.endswith(": correct.\n")
+
+
+def test_every_check_takes_a_right_answer_in_another_form() -> None:
+    assert {check for check, _ in RIGHT} == {mistake.check for mistake in MISTAKES}
 
 
 def label(mistake: Mistake) -> str:

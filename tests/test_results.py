@@ -1,0 +1,97 @@
+"""Every figure of chapter 8's tables stands in a record, and each record there is complete."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flowvae_tutorial.record_files import Record
+from flowvae_tutorial.records import read_records
+
+BOOK = Path(__file__).parents[1] / "book"
+RECORDS = read_records(BOOK / "results", "dynamic-mnist")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
+
+
+def tables(path: Path) -> Iterator[list[list[str]]]:
+    """The tables that a notebook's cells have printed, as rows of texts, without their heads."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {}).get("text/markdown", "")
+            lines = [line for line in shown.splitlines() if line.startswith("|")]
+            if lines:
+                yield [[text.strip() for text in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def numbers(text: str) -> list[str]:
+    return NUMBER.findall(text.replace("−", "-"))
+
+
+def figures(record: Record) -> set[str]:
+    """What a table may print of a record, as it would print it."""
+    nll, elbo, hours = record["nll"]["mean"], record["elbo"], record["seconds"] / 3600
+    units = record["sizes"]["latent"] * len(record["kl"])
+    return {
+        f"{nll:.2f}", f"{record['nll']['standard_error']:.2f}", f"{-elbo:.2f}",
+        f"{-elbo - nll:.2f}", f"{-record['reconstruction']:.2f}",
+        *(f"{level:.1f}" for level in record["kl"]), str(record["active_units"]), str(units),
+        f"{record['parameters'] / 1e6:.2f}", str(record["best_epoch"]), str(record["epochs"]),
+        f"{hours:.1f}",
+    }  # fmt: skip
+
+
+def missing(row: list[str], record: Record) -> list[str]:
+    """The numbers of a row that its record does not hold."""
+    return [text for cell in row[1:] for text in numbers(cell) if text not in figures(record)]
+
+
+def record_of(row: list[str]) -> Record:
+    """The one record whose NLL the row prints in bold."""
+    [nll] = re.findall(r"\*\*(.+?)\*\*", " ".join(row))
+    [record] = [record for record in RECORDS if f"{record['nll']['mean']:.2f}" == nll]
+    return record
+
+
+@pytest.fixture(scope="module")
+def printed() -> list[list[list[str]]]:
+    found = list(tables(BOOK / "08_results.ipynb"))
+    assert len(found) == 2, "the table of the results, and the one beside the papers"
+    return found
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: str(record["model"]))
+def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Record) -> None:
+    assert record["num_samples"] == 5000
+    assert record["num_test"] == len(record["nll"]["per_example"]) == 10_000
+    mean = sum(record["nll"]["per_example"]) / 10_000
+    assert mean == pytest.approx(record["nll"]["mean"], abs=1e-3)
+    assert record["elbo"] == pytest.approx(record["reconstruction"] - sum(record["kl"]), abs=1e-3)
+    assert record["elbo"] < -record["nll"]["mean"], "a bound lies below"
+    assert len(record["history"]["loss"]) == record["epochs"]
+
+
+def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
+    results = printed[0]
+    assert sorted(record_of(row)["model"] for row in results) == sorted(
+        record["model"] for record in RECORDS
+    )
+    for row in results:
+        assert missing(row, record_of(row)) == [], row[0]
+
+
+def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
+    for name, theirs, _, ours, difference, epochs in printed[1]:
+        record = record_of([ours])
+        [paper] = map(float, numbers(theirs))
+        assert missing([name, ours, epochs], record) == []
+        assert float(difference.replace("−", "-")) == pytest.approx(
+            record["nll"]["mean"] - paper, abs=0.006
+        )
+
+
+def test_a_figure_that_is_in_no_record_is_found() -> None:
+    record = RECORDS[0]
+    row = [record["model"], f"**{record['nll']['mean']:.2f}**", f"{-record['elbo'] + 0.01:.2f}"]
+    assert missing(row, record) == [f"{-record['elbo'] + 0.01:.2f}"]
