@@ -30,6 +30,11 @@ def expect(value: float, canonical: float, within: float, label: str = "", unit:
 
     Raises:
         AssertionError: the two lie further apart, or `value` is not finite.
+
+    Example:
+        >>> from flowvae_tutorial.widgets import expect
+        >>> expect(22.0, 22.1, within=0.3, label="NLL", unit="nats")
+        NLL: 22.1 nats (checked to 0.3)
     """
     value = float(value)
     name = f"{label}: " if label else ""

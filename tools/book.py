@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html"
 # The full build holds every TeX extension; the small one fetches \boldsymbol and others on use.
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def toc_pages() -> list[str]:
@@ -65,6 +66,9 @@ def execute(*paths: str) -> None:
         }
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
+            # A widget of a kernel that is gone: a reader would see an error in place of the still.
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop(WIDGET, None)
             # A figure that another page shows as well, such as the README.
             if "picture" in cell.metadata:
                 (path.parent / cell.metadata["picture"]).write_bytes(picture(cell))
