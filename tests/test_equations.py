@@ -1272,7 +1272,7 @@ def test_eq_wider_step(levels: int) -> None:
 # --- chapter 8 --------------------------------------------------------------------------------
 
 
-def test_eq_8_1() -> None:
+def test_eq_effective_samples() -> None:
     """Effective samples: all of them, one of them, and the variance that they stand for."""
     solution = chapter08_effective_samples
     equal = torch.full((7, 3), -900.0, dtype=torch.float64)

@@ -44,7 +44,7 @@ def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
   `python -m flowvae_tutorial evaluate {trained.model}` computes the test figures.
 - **Precision.** The file stores matrices in 8 bits with one scale a row and the rest in half
   precision, {size / 1e6:.1f} MB in all. Test log-likelihood lost by that:
-  {loss[0]:.3f} ± {loss[1]:.3f} nats (mean and standard error over 10,000 images, both estimated
+  {loss[0]:.4f} ± {loss[1]:.4f} nats (mean and standard error over 10,000 images, both estimated
   with S = {SAMPLES} and the same noise).
 - **Licence.** MIT, as the code.
 - **Intended use.** Teaching and experiments with the book. One seed: no ranking of models follows
