@@ -392,6 +392,8 @@ def test_in_jupyterlab_the_keyboard_moves_the_latent_and_chooses_the_picture(
         assert output.inner_text().strip() == ""
         assert output.get_by_role("slider").count() == 0
 
+        # A cell that is run before the kernel answers loses its output and is not run.
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
         page.locator(".jp-CodeCell .cm-content").click()
         page.keyboard.press("Control+Enter")
         panel = Shown(page)
