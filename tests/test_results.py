@@ -57,7 +57,7 @@ def record_of(row: list[str]) -> Record:
 @pytest.fixture(scope="module")
 def printed() -> list[list[list[str]]]:
     found = list(tables(BOOK / "08_results.ipynb"))
-    assert len(found) == 2, "the table of the results, and the one beside the papers"
+    assert len(found) == 3, "the results, what they took, and ours beside the papers"
     return found
 
 
@@ -73,16 +73,18 @@ def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Re
 
 
 def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
-    results = printed[0]
+    results, efforts, _ = printed
     assert sorted(record_of(row)["model"] for row in results) == sorted(
         record["model"] for record in RECORDS
     )
-    for row in results:
+    for row, effort in zip(results, efforts, strict=True):
+        assert row[0] == effort[0]
         assert missing(row, record_of(row)) == [], row[0]
+        assert missing(effort, record_of(row)) == [], row[0]
 
 
 def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
-    for name, theirs, _, ours, difference, epochs in printed[1]:
+    for name, theirs, _, ours, difference, epochs in printed[2]:
         record = record_of([ours])
         [paper] = map(float, numbers(theirs))
         assert missing([name, ours, epochs], record) == []
