@@ -62,8 +62,7 @@ def read_valid(
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
         # Long records of other data sets are not worth the wait.
-        other = isinstance(record, dict) and record.get("data", data) != data
-        if data is None or not other:
+        if data is None or not isinstance(record, dict) or record.get("data", data) == data:
             validate(record, str(path))
             records.append(record)
     return records

@@ -101,12 +101,7 @@ def table(rows: list[str]) -> Block:
     """The rows of a table for which there is room."""
     cells = [[len(cell.strip()) for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
     wide = sum(map(max, zip(*cells, strict=True))) > ROW_LETTERS
-    # Of many columns the narrowest breaks a row, however little the row says.
-    narrow = BROKEN_ROW_LETTERS * 2 // len(cells[0])
-    breaks = [
-        max(sum(row) // BROKEN_ROW_LETTERS, (len(row) > 8) * max(row) // narrow) for row in cells
-    ]
-    heights = [0.4 + 0.75 * (1 + wide * lines) for lines in breaks]
+    heights = [0.4 + 0.75 * (1 + wide * (sum(row) // BROKEN_ROW_LETTERS)) for row in cells]
     heights[1] = 0  # the line under the head
     shown = [row for k, row in enumerate(rows) if sum(heights[: k + 1]) < ROOM - 1]
     if shown != rows:
