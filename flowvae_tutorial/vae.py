@@ -186,13 +186,23 @@ class VAE(nn.Module):
             `(N,)`, nats per example.
 
         Raises:
-            InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
+            InputError: x has the wrong shape, dtype or values, `num_samples` < 1, or the estimate
+                is NaN for an example.
         """
         self._check(x, num_samples)
         prior = self.prior()
-        return torch.cat(
+        estimate = torch.cat(
             [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
         )
+        # Widths of a posterior are exponentials: far from the training data they can overflow.
+        if estimate.isnan().any():
+            rows = estimate.isnan().nonzero().flatten().tolist()
+            raise InputError(
+                f"log_marginal is NaN for {len(rows)} of {len(x)} examples, the first is "
+                f"x[{rows[0]}]: the posterior or the weights are not finite there, as can happen "
+                "for inputs unlike any training data; leave these out"
+            )
+        return estimate
 
     def _log_mean_weight(self, x: Tensor, prior: Distribution, num_samples: int) -> Tensor:
         posterior = self.posterior(x)

@@ -572,6 +572,17 @@ def test_fewer_than_one_sample_is_refused(call: str, num_samples: int) -> None:
         getattr(small(), call)(GOOD, num_samples)
 
 
+def test_an_estimate_that_is_no_number_is_refused_and_located() -> None:
+    posterior = GaussianPosterior(nn.Linear(FEATURES, 2 * LATENT, bias=False))
+    nn.init.constant_(posterior.net.weight, 200.0)
+    vae = VAE(StandardNormal(LATENT), posterior, small().likelihood)
+    x = GOOD.clone()
+    assert vae.log_marginal(x, 10).isfinite().all()
+    x[1, 2] = 1.0  # the widths become exp(200), beyond float32
+    with pytest.raises(InputError, match=one_line(r"NaN for 1 of 3 examples, the first is x\[1\]")):
+        vae.log_marginal(x, 10)
+
+
 def parts(
     prior: int = LATENT,
     posterior: tuple[int, int] = (FEATURES, LATENT),
