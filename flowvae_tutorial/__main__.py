@@ -92,7 +92,9 @@ def train(
 
     Example: python -m flowvae_tutorial train --model gaussian --data digits
 
-    On several devices: torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
+    On several devices:
+
+    torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
     folder = out / run_name(model, data, beta, seed)
     checkpoint = folder / "checkpoint.pt"

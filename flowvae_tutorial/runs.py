@@ -141,9 +141,10 @@ def _read_best(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings = {name: run[name] for name in ("batch_size", "lr", "warmup", "patience")}
     if run["clip"] < math.inf:
         settings["clip"] = run["clip"]
-    settings["epochs"] = len(checkpoint["history"]["loss"])
     if run["decay"]:
         settings["decay"], settings["epochs"] = run["decay"]
+    else:
+        settings["epochs"] = checkpoint["epochs"]
     return checkpoint["best"], {
         "model": run["model"], "data": run["data"], "seed": run["seed"], "beta": run["beta"],
         "settings": settings, "history": checkpoint["history"],

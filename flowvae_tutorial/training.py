@@ -191,7 +191,7 @@ def fit(
             history.seconds += time.perf_counter() - start
             if checkpoint is not None and rank == 0:
                 state = {
-                    "run": run, "history": asdict(history), "best": best,
+                    "run": run, "epochs": epochs, "history": asdict(history), "best": best,
                     "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
                 }  # fmt: skip
                 save_checkpoint(checkpoint, state)

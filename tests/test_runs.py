@@ -116,6 +116,18 @@ def test_what_was_asked_for_is_kept_with_the_run(rings: Data, tmp_path: Path) ->
     assert load_trained(tmp_path / "checkpoint.pt").settings == expected
 
 
+def test_a_run_that_stopped_early_still_says_how_many_epochs_it_was_allowed(
+    rings: Data, tmp_path: Path
+) -> None:
+    settings = training_settings(rings) | {"epochs": 30, "warmup": 0, "patience": 1, "lr": 0.02}
+    history = fit(
+        build("gaussian", rings), rings, **settings, name="gaussian",
+        checkpoint=tmp_path / "checkpoint.pt",
+    )  # fmt: skip
+    assert len(history.loss) < 30
+    assert load_trained(tmp_path / "checkpoint.pt").settings == settings
+
+
 def test_settings_of_a_run_with_decay_and_clipping_are_found_in_its_checkpoint(
     rings: Data, tmp_path: Path
 ) -> None:
