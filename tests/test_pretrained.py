@@ -10,6 +10,7 @@ import torch
 
 from flowvae_tutorial import VAE, InputError, load_pretrained, pretrained
 from flowvae_tutorial.pretrained import card, pretrained_models, pretrained_run
+from flowvae_tutorial.records import book_results
 
 NAMES = list(pretrained_models())
 
@@ -48,11 +49,17 @@ def test_a_model_draws_digits_and_gives_its_draws_a_likelihood(name: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_says_what_the_weights_are_and_agrees_with_the_file(name: str) -> None:
-    text, run = card(name), pretrained_run(name)
+    text, run = card(name).replace("\n  ", " "), pretrained_run(name)
     for heading in ("What it is", "Data", "Figures", "Precision", "Licence", "Intended use"):
         assert f"**{heading}.**" in text
-    assert f"epoch {run.history.best_epoch} of {len(run.history.loss)}" in text.replace("\n  ", " ")
+    assert f"epoch {run.history.best_epoch} of {len(run.history.loss)}" in text
     assert f"{max(run.history.elbo):.2f} nats" in text
+    of = pretrained_models()[name]["run"]
+    record = json.loads((book_results() / f"{of}.json").read_text())
+    assert f"`book/results/{of}.json`" in text
+    assert "NLL {mean:.2f} ± {standard_error:.2f} nats".format(**record["nll"]) in text
+    assert f"{record['num_test']:,} images, S = {record['num_samples']:,}" in text
+    assert record["history"]["kl"][-1] == pytest.approx(run.history.kl[-1], abs=1e-3)
     loss = pretrained_models()[name]["loss"]
     assert f"{loss['mean']:.4f} ± {loss['standard_error']:.4f} nats" in text
     assert re.search(rf"# {run.model}, trained on {run.data}", text)

@@ -1,6 +1,7 @@
 """Puts trained models into the package: python tools/weights.py runs/…/checkpoint.pt …
 
 Each is packed, what that costs in nats is measured on the test images, and its card is written.
+The record of the run has to be in book/results: a card quotes it.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from flowvae_tutorial import VAE, mean_and_standard_error
 from flowvae_tutorial.data import load
 from flowvae_tutorial.pretrained import FOLDER, pretrained_models
 from flowvae_tutorial.record_files import run_name
+from flowvae_tutorial.records import book_results
 from flowvae_tutorial.runs import Trained, load_trained
 from flowvae_tutorial.weights import pack, write_weights
 
@@ -33,6 +35,9 @@ def loss_of_packing(whole: VAE, packed: VAE, x: torch.Tensor) -> tuple[float, fl
 def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
     """What a user should know of the weights before using them."""
     best = max(trained.history.elbo)
+    run = run_name(trained.model, trained.data, trained.beta, trained.seed)
+    record = json.loads((book_results() / f"{run}.json").read_text())
+    nll = record["nll"]
     return f"""# {trained.model}, trained on {trained.data}
 
 - **What it is.** The model `{trained.model}` of the book, seed {trained.seed}, with the weights of
@@ -40,8 +45,10 @@ def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
 - **Data.** MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), pixels drawn as 0 or 1 anew for
   each batch; 50,000 training and 10,000 validation images. MNIST is commonly listed as
   CC BY-SA 3.0.
-- **Figures.** Validation ELBO of that epoch: {best:.2f} nats per example, in full precision.
-  `python -m flowvae_tutorial evaluate {trained.model}` computes the test figures.
+- **Figures.** Test NLL {nll["mean"]:.2f} ± {nll["standard_error"]:.2f} nats per example, mean and
+  standard error over {record["num_test"]:,} images, S = {record["num_samples"]:,}. Validation
+  ELBO of that epoch: {best:.2f} nats. Both are of the weights in full precision, and the record is
+  `book/results/{run}.json`.
 - **Precision.** The file stores matrices in 8 bits with one scale a row and the rest in half
   precision, {size / 1e6:.1f} MB in all. Test log-likelihood lost by that:
   {loss[0]:.4f} ± {loss[1]:.4f} nats (mean and standard error over 10,000 images, both estimated
