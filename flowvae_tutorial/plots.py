@@ -111,10 +111,9 @@ def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
 
 
 def _latent_axes(axis: Any, extent: float, of_data: bool = False) -> None:
-    unit = "" if of_data else " (standard deviations of N(0, I))"
     name = "x" if of_data else "z"
     axis.set(
-        xlabel=f"${name}_1${unit}", ylabel=f"${name}_2${unit}",
+        xlabel=f"${name}_1$", ylabel=f"${name}_2$",
         xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal",
     )  # fmt: skip
 

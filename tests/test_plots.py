@@ -1,6 +1,5 @@
 """Every figure is drawn without a screen, is labelled, and leaves nothing else open."""
 
-import re
 from collections.abc import Iterator
 
 import matplotlib
@@ -89,10 +88,9 @@ def test_axes_say_what_they_show_with_units_in_brackets() -> None:
 
 
 @pytest.mark.parametrize(("name", "maps"), [("latents", 1), ("grid", 1), ("densities", 2)])
-def test_both_axes_of_a_latent_map_are_named_with_their_unit(name: str, maps: int) -> None:
-    for x, y in labels(DRAW[name]())[:maps]:
-        assert re.fullmatch(r"\$z_1\$ \(.*standard deviations.*\)", x)
-        assert y == x.replace("z_1", "z_2")
+def test_both_axes_of_a_latent_map_are_named(name: str, maps: int) -> None:
+    # A latent has no unit: with a learned prior its scale is the model's own choice.
+    assert labels(DRAW[name]())[:maps] == [("$z_1$", "$z_2$")] * maps
 
 
 def test_the_history_shows_both_curves_and_marks_the_best_epoch() -> None:
