@@ -11,7 +11,10 @@ from flowvae_tutorial.record_files import Record
 from flowvae_tutorial.records import read_records
 
 BOOK = Path(__file__).parents[1] / "book"
-RECORDS = read_records(BOOK / "results", "dynamic-mnist")
+DYNAMIC, STATIC = (
+    read_records(BOOK / "results", f"{kind}-mnist") for kind in ("dynamic", "static")
+)
+RECORDS = DYNAMIC + STATIC
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 
 
@@ -57,11 +60,13 @@ def record_of(row: list[str]) -> Record:
 @pytest.fixture(scope="module")
 def printed() -> list[list[list[str]]]:
     found = list(tables(BOOK / "08_results.ipynb"))
-    assert len(found) == 3, "the results, what they took, and ours beside the papers"
+    assert len(found) == 4, "results, what they took, ours beside the papers', static MNIST"
     return found
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: str(record["model"]))
+@pytest.mark.parametrize(
+    "record", RECORDS, ids=lambda record: f"{record['model']}-{record['data']}"
+)
 def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Record) -> None:
     assert record["num_samples"] == 5000
     assert record["num_test"] == len(record["nll"]["per_example"]) == 10_000
@@ -73,10 +78,11 @@ def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Re
 
 
 def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
-    results, efforts, _ = printed
-    assert sorted(record_of(row)["model"] for row in results) == sorted(
-        record["model"] for record in RECORDS
-    )
+    results, efforts, _, static = printed
+    for rows, records in ((results, DYNAMIC), (static, STATIC)):
+        assert sorted(record_of(row)["model"] for row in rows) == sorted(
+            record["model"] for record in records
+        )
     for row, effort in zip(results, efforts, strict=True):
         assert row[0] == effort[0]
         assert missing(row, record_of(row)) == [], row[0]
@@ -84,7 +90,7 @@ def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[lis
 
 
 def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
-    for name, theirs, _, ours, difference, epochs in printed[2]:
+    for name, theirs, _, ours, difference, epochs in printed[2] + printed[3]:
         record = record_of([ours])
         [paper] = map(float, numbers(theirs))
         assert missing([name, ours, epochs], record) == []
