@@ -8,7 +8,7 @@ Example:
     >>> data, checkpoint = load("rings"), Path("checkpoint.pt")
     >>> history = fit(build("gaussian", data), data, epochs=1, checkpoint=checkpoint)
     >>> sorted(load_checkpoint(checkpoint))
-    ['best', 'format', 'history', 'optimizer', 'run', 'vae']
+    ['best', 'epochs', 'format', 'history', 'optimizer', 'run', 'vae']
 """
 
 import io
