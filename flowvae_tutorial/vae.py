@@ -195,12 +195,12 @@ class VAE(nn.Module):
             [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
         )
         # Widths of a posterior are exponentials: far from the training data they can overflow.
-        if estimate.isnan().any():
-            rows = estimate.isnan().nonzero().flatten().tolist()
+        bad = estimate.isnan().nonzero()
+        if len(bad):
             raise InputError(
-                f"log_marginal is NaN for {len(rows)} of {len(x)} examples, the first is "
-                f"x[{rows[0]}]: the posterior or the weights are not finite there, as can happen "
-                "for inputs unlike any training data; leave these out"
+                f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
+                f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
+                "happen for inputs unlike any training data; leave these out"
             )
         return estimate
 

@@ -11,9 +11,8 @@ from flowvae_tutorial.record_files import Record
 from flowvae_tutorial.records import read_records
 
 BOOK = Path(__file__).parents[1] / "book"
-DYNAMIC, STATIC = (
-    read_records(BOOK / "results", f"{kind}-mnist") for kind in ("dynamic", "static")
-)
+DYNAMIC = read_records(BOOK / "results", "dynamic-mnist")
+STATIC = read_records(BOOK / "results", "static-mnist")
 RECORDS = DYNAMIC + STATIC
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 
@@ -97,6 +96,13 @@ def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> 
         assert float(difference.replace("−", "-")) == pytest.approx(
             record["nll"]["mean"] - paper, abs=0.006
         )
+
+
+def test_the_excursion_of_which_the_page_tells_is_in_its_record() -> None:
+    [record] = [record for record in DYNAMIC if record["model"] == "flow-both"]
+    first, second, *_ = record["history"]["loss"]
+    text = (BOOK / "08_results.ipynb").read_text()
+    assert f"first epoch is {first:,.0f} nats, and of the second {second:.0f}." in text
 
 
 def test_a_figure_that_is_in_no_record_is_found() -> None:
