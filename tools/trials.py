@@ -1,0 +1,137 @@
+"""Short runs that each change one thing: python tools/trials.py [NAME …]
+
+Thirty epochs of dynamic MNIST, judged on the validation pictures alone; the test pictures are not
+looked at. Each trial writes book/results/trials/NAME.json, and one that is there is not run again.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from flowvae_tutorial import VAE, build, fit
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.models import MNIST, Sizes, training_settings
+from flowvae_tutorial.records import book_results, current_commit
+
+EPOCHS = 30
+# Nats that a unit may cost for nothing.
+FREE = 0.1
+RUNS = Path("runs/trials")
+
+
+class FreeBits(VAE):
+    """A Gaussian VAE in which the first `FREE` nats of each unit cost nothing (Kingma, 2016)."""
+
+    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        q_z = self.posterior(x)
+        kl = kl_divergence(q_z.base_dist, Normal(0.0, 1.0)).mean(0)
+        reconstruction: Tensor = self.likelihood(q_z.rsample((1,))).log_prob(x)
+        return beta * kl.clamp(min=FREE).sum() - reconstruction.mean()
+
+
+def free_bits(vae: VAE) -> VAE:
+    return FreeBits(vae.prior, vae.posterior, vae.likelihood)
+
+
+@dataclass
+class Trial:
+    model: str = "gaussian"
+    change: str = "none"
+    settings: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
+    wrap: Callable[[VAE], VAE] = lambda vae: vae
+    average: int = 0
+    """The last so many epochs, the mean of whose weights is the model."""
+
+
+TRIALS = {
+    "gaussian": Trial(),
+    "step": Trial(change="step size 2e-3", settings={"lr": 2e-3}),
+    "decay": Trial(change="decay over the whole run", settings={"decay": 1.0}),
+    "batch": Trial(
+        change="batches of 200, step size 3e-3", settings={"batch_size": 200, "lr": 3e-3}
+    ),
+    "constant": Trial(change="no decay", settings={"decay": 0.0}),
+    "average": Trial(
+        change="no decay, weights averaged over 15 epochs", settings={"decay": 0.0}, average=15
+    ),
+    "free-bits": Trial(change=f"{FREE} nats a unit free", wrap=free_bits),
+    "flow-prior": Trial(model="flow-prior"),
+    "width": Trial(
+        model="flow-prior",
+        change="networks of the flow 512 wide, not 256",
+        sizes={"flow_hidden": (512, 512)},
+    ),
+    "couplings": Trial(model="flow-prior", change="12 couplings, not 6", sizes={"transforms": 12}),
+}
+
+
+def train(name: str, trial: Trial, data: Data) -> tuple[VAE, float]:
+    """The model that the trial would keep, and the seconds that it took."""
+    torch.manual_seed(0)
+    sizes = Sizes(**{**MNIST._asdict(), **trial.sizes})
+    vae = trial.wrap(build(trial.model, data, sizes))
+    settings = training_settings(data) | {"epochs": EPOCHS} | trial.settings
+    file = RUNS / f"{name}.pt"
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if trial.average:
+        # What a killed run had summed up is lost.
+        file.unlink(missing_ok=True)
+    mean: dict[str, Tensor] = {}
+    for epochs in range(EPOCHS + 1 - (trial.average or 1), EPOCHS + 1):
+        history = fit(
+            vae, data, **(settings | {"epochs": epochs}), checkpoint=file, name=name, progress=True
+        )
+        for key, value in torch.load(file, weights_only=True)["vae"].items():
+            mean[key] = mean.get(key, 0.0) + value / max(1, trial.average)
+    if trial.average:
+        vae.load_state_dict(mean)
+    return vae, history.seconds
+
+
+def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
+    """Train, and measure the ELBO on the validation pictures with one noise for all trials."""
+    vae, seconds = train(name, trial, data)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        parts = [vae.elbo(rows, 8) for rows in data.validation.split(1000)]
+    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean(0)
+    kl = torch.cat([part.kl for part in parts], dim=1).mean(0)
+    return {
+        "trial": name,
+        "model": trial.model,
+        "change": trial.change,
+        "data": data.name,
+        "seed": 0,
+        "epochs": EPOCHS,
+        "num_validation": len(kl),
+        "elbo": round((reconstruction - kl).mean().item(), 4),
+        "reconstruction": round(reconstruction.mean().item(), 4),
+        "kl": round(kl.mean().item(), 4),
+        "seconds": round(seconds, 1),
+        "torch": torch.__version__,
+        "commit": current_commit(),
+    }
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in TRIALS]
+    if unknown:
+        sys.exit(f"no trial {unknown[0]!r}: choose from {', '.join(TRIALS)}")
+    folder = book_results() / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = load("dynamic-mnist")
+    for name in names or TRIALS:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            file.write_text(json.dumps(run(name, TRIALS[name], data), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
