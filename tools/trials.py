@@ -66,6 +66,7 @@ TRIALS = {
     ),
     "free-bits": Trial(change=f"{FREE} nats a unit free", wrap=free_bits),
     "flow-prior": Trial(model="flow-prior"),
+    "flow-step": Trial(model="flow-prior", change="step size 2e-3", settings={"lr": 2e-3}),
     "width": Trial(
         model="flow-prior",
         change="networks of the flow 512 wide, not 256",
