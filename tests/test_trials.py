@@ -1,0 +1,84 @@
+"""The trials of chapter 8: what each changes, and that the page prints their records."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+import trials
+from flowvae_tutorial import build
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.models import DIGITS
+
+BOOK = Path(__file__).parents[1] / "book"
+FILES = sorted((BOOK / "results" / "trials").glob("*.json"))
+RECORDS = {file.stem: json.loads(file.read_text()) for file in FILES}
+
+
+@pytest.fixture
+def few() -> Data:
+    data = load("digits-binary")
+    return dataclasses.replace(data, train=data.train[:128], validation=data.validation[:64])
+
+
+def test_each_trial_has_its_record_and_each_record_its_trial() -> None:
+    assert set(RECORDS) == set(trials.TRIALS)
+    for name, record in RECORDS.items():
+        trial = trials.TRIALS[name]
+        assert (record["model"], record["change"]) == (trial.model, trial.change)
+        assert (record["data"], record["epochs"]) == ("dynamic-mnist", trial.epochs)
+        assert record["num_validation"] == 10_000
+        assert record["elbo"] == pytest.approx(record["reconstruction"] - record["kl"], abs=2e-3)
+
+
+def test_the_page_prints_the_bound_of_each_trial() -> None:
+    cells = nbformat.read(BOOK / "08_results.ipynb", as_version=4).cells
+    printed = "".join(
+        output.get("data", {}).get("text/markdown", "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    for record in RECORDS.values():
+        assert f"{record['change']} | {-record['elbo']:.2f} |" in printed
+
+
+def test_free_bits_pay_for_what_a_unit_costs_above_them(few: Data) -> None:
+    torch.manual_seed(0)
+    vae = trials.free_bits(build("gaussian", few)).double()
+    x = few.train[:32].double()
+    # So that some units lie on either side.
+    with torch.no_grad():
+        vae.posterior.net[-1].bias[:4] += 2
+    q = vae.posterior(x)
+    cost = kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0)).mean(0)
+    assert 0 < (cost > trials.FREE).sum() < len(cost)
+    torch.manual_seed(1)
+    z = q.rsample((1,))
+    expected = cost.clamp(min=trials.FREE).sum() - vae.likelihood(z).log_prob(x).mean()
+    torch.manual_seed(1)
+    assert vae.loss(x).item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+def test_the_averaged_model_is_the_mean_of_the_last_epochs(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "RUNS", tmp_path)
+    monkeypatch.setattr(trials, "MNIST", DIGITS)
+    states = []
+    for epochs in (2, 3):
+        trial = dataclasses.replace(trials.TRIALS["constant"], epochs=epochs)
+        trials.train(f"{epochs}", trial, few)
+        states.append(torch.load(tmp_path / f"{epochs}.pt", weights_only=True)["vae"])
+    two = dataclasses.replace(trials.TRIALS["average"], average=2, epochs=3)
+    averaged, _ = trials.train("average", two, few)
+    for key, value in averaged.state_dict().items():
+        torch.testing.assert_close(value, (states[0][key] + states[1][key]) / 2)
+
+
+def test_an_unknown_trial_gets_one_line() -> None:
+    with pytest.raises(SystemExit, match="no trial 'nonsense': choose from gaussian, step"):
+        trials.main(["nonsense"])
