@@ -1,4 +1,4 @@
-"""Short runs that each change one thing: python tools/trials.py [NAME …]
+"""Short runs that each change little: python tools/trials.py [NAME …]
 
 Thirty epochs of dynamic MNIST, or as many as the book's models have, judged on the validation
 pictures alone; the test pictures are not looked at. Each trial writes
@@ -10,15 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
-from flowvae_tutorial import VAE, build, fit
+from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
 from flowvae_tutorial.records import book_results, current_commit
+from flowvae_tutorial.training import VALIDATION_SAMPLES, VALIDATION_SEED, History
 
 SHORT, LONG = 30, 150
 # Nats that a unit may cost for nothing.
@@ -30,9 +32,10 @@ class FreeBits(VAE):
     """A Gaussian VAE in which the first `FREE` nats of each unit cost nothing (Kingma, 2016)."""
 
     def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        q_z = self.posterior(x)
-        kl = kl_divergence(q_z.base_dist, Normal(0.0, 1.0)).mean(0)
-        reconstruction: Tensor = self.likelihood(q_z.rsample((1,))).log_prob(x)
+        q_z = self.posterior(x).base_dist
+        z = q_z.rsample((1,))
+        kl = (q_z.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).mean((0, 1))
+        reconstruction: Tensor = self.likelihood(z).log_prob(x)
         return beta * kl.clamp(min=FREE).sum() - reconstruction.mean()
 
 
@@ -50,6 +53,9 @@ class Trial:
     epochs: int = SHORT
     average: int = 0
     """The last so many epochs, the mean of whose weights is the model."""
+
+    def all_settings(self, data: Data) -> dict[str, Any]:
+        return training_settings(data) | {"epochs": self.epochs} | self.settings
 
 
 TRIALS = {
@@ -76,37 +82,45 @@ TRIALS = {
 }
 
 
-def train(name: str, trial: Trial, data: Data) -> tuple[VAE, float]:
-    """The model that the trial would keep, and the seconds that it took."""
+def train(name: str, trial: Trial, data: Data) -> tuple[VAE, History]:
+    """The model that the trial would keep."""
     torch.manual_seed(0)
     sizes = Sizes(**{**MNIST._asdict(), **trial.sizes})
     vae = trial.wrap(build(trial.model, data, sizes))
-    settings = training_settings(data) | {"epochs": trial.epochs} | trial.settings
     file = RUNS / f"{name}.pt"
-    RUNS.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     if trial.average:
         # What a killed run had summed up is lost.
         file.unlink(missing_ok=True)
     mean: dict[str, Tensor] = {}
     for epochs in range(trial.epochs + 1 - (trial.average or 1), trial.epochs + 1):
-        history = fit(
-            vae, data, **(settings | {"epochs": epochs}), checkpoint=file, name=name, progress=True
-        )
+        settings = trial.all_settings(data) | {"epochs": epochs}
+        history = fit(vae, data, **settings, checkpoint=file, name=name, progress=True)
         for key, value in torch.load(file, weights_only=True)["vae"].items():
-            mean[key] = mean.get(key, 0.0) + value / max(1, trial.average)
+            # What is no floating number, an order of coordinates, is the same in every epoch.
+            share = value / max(1, trial.average) if value.is_floating_point() else value
+            mean[key] = mean[key] + share if key in mean and value.is_floating_point() else share
     if trial.average:
         vae.load_state_dict(mean)
-    return vae, history.seconds
+    return vae, history
+
+
+@torch.no_grad()
+def validation(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Reconstruction and KL of each picture `(N,)`, with the noise that `fit` validates with."""
+    torch.manual_seed(VALIDATION_SEED)
+    x = x.to(next(vae.parameters()).device)
+    parts = [vae.elbo(rows, VALIDATION_SAMPLES) for rows in x.split(1000)]
+    return (
+        torch.cat([part.reconstruction for part in parts], dim=1).mean(0),
+        torch.cat([part.kl for part in parts], dim=1).mean(0),
+    )
 
 
 def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
-    """Train, and measure the ELBO on the validation pictures with one noise for all trials."""
-    vae, seconds = train(name, trial, data)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        parts = [vae.elbo(rows, 8) for rows in data.validation.split(1000)]
-    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean(0)
-    kl = torch.cat([part.kl for part in parts], dim=1).mean(0)
+    """Train, and measure the ELBO on the validation pictures."""
+    vae, history = train(name, trial, data)
+    reconstruction, kl = validation(vae, data.validation)
     return {
         "trial": name,
         "model": trial.model,
@@ -114,11 +128,18 @@ def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
         "data": data.name,
         "seed": 0,
         "epochs": trial.epochs,
+        "settings": trial.all_settings(data),
+        "sizes": MNIST._asdict() | trial.sizes,
         "num_validation": len(kl),
         "elbo": round((reconstruction - kl).mean().item(), 4),
         "reconstruction": round(reconstruction.mean().item(), 4),
         "kl": round(kl.mean().item(), 4),
-        "seconds": round(seconds, 1),
+        "active_units": int(active_units(vae, data.validation).sum()),
+        "history": {
+            curve: [round(value, 3) for value in getattr(history, curve)]
+            for curve in ("loss", "reconstruction", "kl")
+        },
+        "seconds": round(history.seconds, 1),
         "torch": torch.__version__,
         "commit": current_commit(),
     }
@@ -135,6 +156,8 @@ def main(names: list[str]) -> None:
         file = folder / f"{name}.json"
         if not file.exists():
             file.write_text(json.dumps(run(name, TRIALS[name], data), indent=1) + "\n")
+            # A changed trial of the same name must not go on from it.
+            (RUNS / f"{name}.pt").unlink()
 
 
 if __name__ == "__main__":
