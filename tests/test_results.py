@@ -109,6 +109,40 @@ def test_the_excursion_of_which_the_page_tells_is_in_its_record() -> None:
     assert f"first epoch is {first:,.0f} nats, and of the second {second:.0f}." in text
 
 
+def test_what_the_page_says_of_learning_by_heart_is_in_the_records() -> None:
+    static = {record["model"]: record for record in STATIC}
+    dynamic = {r["model"]: r for r in DYNAMIC if r["model"] in static}
+    assert len(static) == len(dynamic) == 3
+
+    def bounds(record: Record) -> tuple[list[float], list[float]]:
+        past = record["history"]
+        return past["loss"], [
+            k - r for r, k in zip(past["reconstruction"], past["kl"], strict=True)
+        ]
+
+    def ahead(record: Record) -> float:
+        training, validation = bounds(record)
+        return validation[-1] - training[-1]
+
+    def arrived(record: Record) -> float:
+        training, validation = (
+            sum(curve[45:55]) / 10 - sum(curve[65:75]) / 10 for curve in bounds(record)
+        )
+        assert training == pytest.approx(1, abs=0.2)
+        return validation / training
+
+    def gap(record: Record) -> float:
+        return float(-record["elbo"] - record["nll"]["mean"])
+
+    for model, record in static.items():
+        assert 8 < ahead(record) < 9.5 and ahead(dynamic[model]) == pytest.approx(2, abs=0.3)
+        assert arrived(record) < 0.26 and arrived(dynamic[model]) == pytest.approx(0.75, abs=0.06)
+        assert gap(record) - gap(dynamic[model]) == pytest.approx(2, abs=0.2)
+        assert record["best_epoch"] == dynamic[model]["best_epoch"] == 150
+    step = static["gaussian"]["nll"]["mean"] - static["vampprior"]["nll"]["mean"]
+    assert round(step, 1) == 2.3
+
+
 def test_a_figure_that_is_in_no_record_is_found() -> None:
     record = RECORDS[0]
     row = [record["model"], f"**{record['nll']['mean']:.2f}**", f"{-record['elbo'] + 0.01:.2f}"]

@@ -14,6 +14,7 @@ import trials
 from flowvae_tutorial import VAE, build
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.models import DIGITS
+from flowvae_tutorial.records import read_records
 
 BOOK = Path(__file__).parents[1] / "book"
 FILES = sorted((BOOK / "results" / "trials").glob("*.json"))
@@ -35,6 +36,7 @@ def test_each_trial_has_its_record_and_each_record_its_trial(few: Data) -> None:
         assert (record["data"], record["epochs"]) == ("dynamic-mnist", trial.epochs)
         assert record["num_validation"] == 10_000
         assert record["settings"] == trial.all_settings(mnist)
+        assert record["sizes"] == json.loads(json.dumps(trial.all_sizes()._asdict()))
         assert record["elbo"] == pytest.approx(record["reconstruction"] - record["kl"], abs=2e-3)
 
 
@@ -47,6 +49,32 @@ def test_the_page_prints_the_bound_of_each_trial() -> None:
     )
     for record in RECORDS.values():
         assert f"{record['change']} | {-record['elbo']:.2f} |" in printed
+
+
+def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
+    def gained(name: str, base: str = "gaussian", part: str = "elbo") -> float:
+        return float(RECORDS[name][part] - RECORDS[base][part])
+
+    flow = "flow-prior"
+    assert {round(gained("step"), 1), round(gained("batch"), 1)} == {0.6}
+    assert round(gained("constant")) == -2
+    assert 1 - gained("average") / gained("constant") == pytest.approx(0.8, abs=0.05)
+    assert round(gained("decay"), 1) == -0.9
+    assert round(gained("free-bits"), 1) == -0.6
+    assert round(gained("free-bits", part="reconstruction"), 1) == 0.3
+    assert round(gained("free-bits", part="kl"), 1) == 0.9
+    assert (RECORDS["free-bits"]["active_units"], RECORDS["gaussian"]["active_units"]) == (40, 24)
+    assert round(gained("flow-step", flow), 1) == -0.4
+    assert max(gained("width", flow), gained("couplings", flow)) < 0
+    # Beside the long runs: the same step at 150 epochs, and the decay's share at 30.
+    long = {
+        run["model"]: [r - k for r, k in zip(past["reconstruction"], past["kl"], strict=True)]
+        for run in read_records(BOOK / "results", "dynamic-mnist")
+        for past in [run["history"]]
+    }
+    assert abs(RECORDS["step-long"]["elbo"] - max(long["gaussian"])) < 0.1
+    assert round(RECORDS["gaussian"]["elbo"] - long["gaussian"][29], 1) == 2.1
+    assert round(RECORDS[flow]["elbo"] - long[flow][29], 1) == 3.4
 
 
 def test_free_bits_pay_for_what_a_unit_costs_above_them(

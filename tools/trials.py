@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from torch.optim.swa_utils import AveragedModel
 
 from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
 from flowvae_tutorial.records import book_results, current_commit
-from flowvae_tutorial.training import VALIDATION_SAMPLES, VALIDATION_SEED, History
+from flowvae_tutorial.training import History, _validate
 
 SHORT, LONG = 30, 150
 # Nats that a unit may cost for nothing.
@@ -57,6 +58,9 @@ class Trial:
     def all_settings(self, data: Data) -> dict[str, Any]:
         return training_settings(data) | {"epochs": self.epochs} | self.settings
 
+    def all_sizes(self) -> Sizes:
+        return MNIST._replace(**self.sizes)
+
 
 TRIALS = {
     "gaussian": Trial(),
@@ -85,42 +89,28 @@ TRIALS = {
 def train(name: str, trial: Trial, data: Data) -> tuple[VAE, History]:
     """The model that the trial would keep."""
     torch.manual_seed(0)
-    sizes = Sizes(**{**MNIST._asdict(), **trial.sizes})
-    vae = trial.wrap(build(trial.model, data, sizes))
+    vae = trial.wrap(build(trial.model, data, trial.all_sizes()))
     file = RUNS / f"{name}.pt"
     file.parent.mkdir(parents=True, exist_ok=True)
     if trial.average:
         # What a killed run had summed up is lost.
         file.unlink(missing_ok=True)
-    mean: dict[str, Tensor] = {}
+    averaged = AveragedModel(vae)
     for epochs in range(trial.epochs + 1 - (trial.average or 1), trial.epochs + 1):
         settings = trial.all_settings(data) | {"epochs": epochs}
         history = fit(vae, data, **settings, checkpoint=file, name=name, progress=True)
-        for key, value in torch.load(file, weights_only=True)["vae"].items():
-            # What is no floating number, an order of coordinates, is the same in every epoch.
-            share = value / max(1, trial.average) if value.is_floating_point() else value
-            mean[key] = mean[key] + share if key in mean and value.is_floating_point() else share
-    if trial.average:
-        vae.load_state_dict(mean)
-    return vae, history
-
-
-@torch.no_grad()
-def validation(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Reconstruction and KL of each picture `(N,)`, with the noise that `fit` validates with."""
-    torch.manual_seed(VALIDATION_SEED)
-    x = x.to(next(vae.parameters()).device)
-    parts = [vae.elbo(rows, VALIDATION_SAMPLES) for rows in x.split(1000)]
-    return (
-        torch.cat([part.reconstruction for part in parts], dim=1).mean(0),
-        torch.cat([part.kl for part in parts], dim=1).mean(0),
-    )
+        if trial.average:
+            # `fit` leaves the weights of the best epoch; those of the last are in its checkpoint.
+            vae.load_state_dict(torch.load(file, weights_only=True)["vae"])
+            averaged.update_parameters(vae)
+    return averaged.module if trial.average else vae, history
 
 
 def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
-    """Train, and measure the ELBO on the validation pictures."""
+    """Train, and measure the ELBO as `fit` validates, which for averaged weights it has not."""
     vae, history = train(name, trial, data)
-    reconstruction, kl = validation(vae, data.validation)
+    x = data.validation.to(next(vae.parameters()).device)
+    reconstruction, kl = _validate(vae, x)
     return {
         "trial": name,
         "model": trial.model,
@@ -129,12 +119,12 @@ def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
         "seed": 0,
         "epochs": trial.epochs,
         "settings": trial.all_settings(data),
-        "sizes": MNIST._asdict() | trial.sizes,
-        "num_validation": len(kl),
-        "elbo": round((reconstruction - kl).mean().item(), 4),
-        "reconstruction": round(reconstruction.mean().item(), 4),
-        "kl": round(kl.mean().item(), 4),
-        "active_units": int(active_units(vae, data.validation).sum()),
+        "sizes": trial.all_sizes()._asdict(),
+        "num_validation": len(x),
+        "elbo": round(reconstruction - kl, 4),
+        "reconstruction": round(reconstruction, 4),
+        "kl": round(kl, 4),
+        "active_units": int(active_units(vae, x).sum()),
         "history": {
             curve: [round(value, 3) for value in getattr(history, curve)]
             for curve in ("loss", "reconstruction", "kl")
