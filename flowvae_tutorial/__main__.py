@@ -192,7 +192,9 @@ def reproduce(
     out: OutOption = Path("runs"),
     jobs: Annotated[
         int | None,
-        typer.Option(help="Models trained at once; one a processor by default.", min=1),
+        typer.Option(
+            help="Models trained at once; by default one a processor, or one on a GPU.", min=1
+        ),
     ] = None,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
@@ -210,7 +212,8 @@ def reproduce(
         weights = [float(beta) for beta in betas.split(",")]
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
-    device_by_name(device)
+    if device_by_name(device).type != "cpu":
+        jobs = jobs or 1
     commit = current_commit()
     work = []
     for model in dict.fromkeys(names):

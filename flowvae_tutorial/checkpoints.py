@@ -43,9 +43,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file is damaged, no checkpoint, or of a newer version of this package.
+        OSError: the system could not read it.
     """
     try:
         content = io.BytesIO(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"there is no checkpoint {path}") from error
+    try:
         # Torch compares no sums, so that a number that has changed would go unseen.
         with zipfile.ZipFile(content) as archive:
             if archive.testzip() is not None:
@@ -55,8 +59,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         newer = int(state["format"]) > FORMAT
         if not newer and not state.keys() >= _PARTS:
             raise KeyError("a part is missing")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no checkpoint {path}") from error
+    except MemoryError:
+        raise  # the file may be whole
     except Exception as error:  # a damaged file raises anything from EOFError to KeyError
         raise InputError(
             f"{path} is damaged or no checkpoint of this package: delete it to start again"

@@ -37,8 +37,8 @@ class Data:
         """The data size X."""
         return self.train.shape[-1]
 
-    def to(self, device: torch.device) -> "Data":
-        """The same data on another device."""
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data on another device; labels stay where they are."""
         return replace(
             self,
             train=self.train.to(device),
@@ -75,13 +75,13 @@ def load(name: str) -> Data:
 SPLIT = (1257, 180, 360)
 
 
-def _dequantise(levels: Tensor) -> Tensor:
+def _dequantise(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Pixel levels 0..16 to [0, 1): level k is spread evenly over [k/17, (k+1)/17).
 
     Uniform noise of one level's width turns the probability of an integer into a density that
     cannot grow without bound. Theis et al. (2016), section 3.1.
     """
-    return (levels + torch.rand_like(levels)) / 17
+    return (levels + torch.rand_like(levels, generator=generator)) / 17
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -108,9 +108,8 @@ def _digits(binary: bool) -> Data:
             "digits-binary", train, validation, test, **common,
             likelihood="bernoulli", batch=_unchanged,
         )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        validation, test = _dequantise(validation), _dequantise(test)
+    generator = torch.Generator().manual_seed(0)
+    validation, test = (_dequantise(part, generator) for part in (validation, test))
     return Data(
         "digits", train, validation, test, **common, likelihood="gaussian", batch=_dequantise
     )

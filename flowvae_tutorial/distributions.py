@@ -17,6 +17,9 @@ from torch.distributions import (
 from .errors import InputError
 
 Shape = torch.Size | list[int] | tuple[int, ...]
+# Pairs of a point and a component at once, for components that are no Gaussians: a gigabyte or so
+# for the largest flow of the book.
+AT_ONCE = 100_000
 
 
 def rsample_and_log_prob(
@@ -122,8 +125,16 @@ class Mixture(Distribution):
         base = getattr(self.components, "base_dist", None)
         if isinstance(self.components, Independent) and type(base) is Normal:
             return _gaussian_mixture_log_prob(z, base.loc, base.scale, log_weights)
-        each = z.unsqueeze(-2).expand(*z.shape[:-1], len(log_weights), z.shape[-1])
-        return (self.components.log_prob(each) + log_weights).logsumexp(dim=-1)
+        each = z.reshape(-1, 1, z.shape[-1]).expand(-1, len(log_weights), -1)
+        parts = [
+            (self.components.log_prob(points) + log_weights).logsumexp(dim=-1)
+            # A gradient would keep every part, so that parts would save nothing.
+            for points in ([each] if torch.is_grad_enabled() else each.split(self._at_once()))
+        ]
+        return torch.cat(parts).reshape(z.shape[:-1])
+
+    def _at_once(self) -> int:
+        return max(1, AT_ONCE // len(self.logits))
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
@@ -134,9 +145,11 @@ class Mixture(Distribution):
         if isinstance(self.components, Independent) and type(base) is Normal:
             return torch.normal(base.loc[chosen], base.scale[chosen])
         # A distribution cannot be indexed: draw from every component, keep the chosen one.
-        every = self.components.sample(shape)
-        index = chosen[..., None, None].expand(*shape, 1, every.shape[-1])
-        return every.gather(-2, index).squeeze(-2)
+        parts = []
+        for some in chosen.reshape(-1, 1, 1).split(self._at_once()):
+            every = self.components.sample(some.shape[:1])
+            parts.append(every.gather(1, some.expand(-1, -1, every.shape[-1])).squeeze(1))
+        return torch.cat(parts).reshape(shape + self.event_shape)
 
 
 def _gaussian_mixture_log_prob(

@@ -192,7 +192,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     """How far apart two sets of points are, by their energy distance (`eq-energy-distance`).
 
     Zero only for equal distributions. Székely and Rizzo (2013). The expectations run over
-    different points, so the estimate has no bias and may fall below zero. O(N M) memory.
+    different points, so the estimate has no bias and may fall below zero. O((N + M)²) memory.
 
     Args:
         x: `(N, X)`, N at least 2.
@@ -205,8 +205,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
         raise InputError(
             f"an energy distance needs at least 2 points a set, got {len(x)}, {len(y)}"
         )
-    # In float64: three large numbers leave a small one.
-    x, y = x.double(), y.double()
+    # In float64, which not every GPU has: three large numbers leave a small one.
+    x, y = (points.cpu().double() for points in (x, y))
     within = sum(torch.pdist(points).mean() for points in (x, y))
     return float(2 * torch.cdist(x, y).mean() - within)
 
@@ -232,7 +232,7 @@ def precision_and_recall(samples: Tensor, points: Tensor, k: int = 5) -> tuple[f
             f"precision and recall need k of at least 1 and more than k={k} points a set, got "
             f"{len(samples)}, {len(points)}"
         )
-    samples, points = samples.double(), points.double()
+    samples, points = (members.cpu().double() for members in (samples, points))
     between = _distances(samples, points)
     # The nearest of all is the member itself.
     around_samples, around_points = (

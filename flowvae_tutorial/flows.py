@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
-from .errors import InputError
+from .errors import InputError, may_look_at_values
 from .networks import mlp
 from .transforms import (
     BINS,
@@ -41,7 +41,7 @@ class Flow(TransformedDistribution):
         """
         # What a network computed, and a gradient flows through, is no mistake of the caller's;
         # `fit` reports it with epoch and step.
-        if not torch.compiler.is_compiling() and not z.requires_grad:
+        if may_look_at_values(z) and not z.requires_grad:
             _check_finite(z, "z")
         if z.shape[-1:] != self.event_shape:
             raise InputError(
@@ -203,7 +203,7 @@ class CouplingFlow(nn.Module):
             raise InputError(
                 f"the context must have shape (N, {self.context}), got {tuple(context.shape)}"
             )
-        if not torch.compiler.is_compiling() and not context.requires_grad:
+        if may_look_at_values(context) and not context.requires_grad:
             _check_finite(context, "the context")
 
 

@@ -109,7 +109,8 @@ def _mixture(data: Data, sizes: Sizes) -> VAE:
 def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
     """A VampPrior that starts from training images."""
     bounds = None if data.image_shape is None else (0.0, 1.0)
-    start = pseudo_inputs_from(data.batch(data.train), sizes.pseudo_inputs, bounds=bounds)
+    # Drawn on the CPU, as weights are: the same on every machine.
+    start = pseudo_inputs_from(data.batch(data.train.cpu()), sizes.pseudo_inputs, bounds=bounds)
     return VampPrior(posterior, start, bounds=bounds)
 
 
@@ -236,7 +237,7 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
-    """A new model by name, for this data; `MODELS` lists the names.
+    """A new model by name, for this data and on their device; `MODELS` lists the names.
 
     Its weights come from torch's random state: call `torch.manual_seed` first.
 
@@ -256,10 +257,10 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
         torch.Size([10, 2])
     """
     model, named = resolve(name, data)
-    return MODELS[model](data, sizes or named)
+    return MODELS[model](data, sizes or named).to(data.train.device)
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:
     """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
     held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    return VAE(vae.prior, *held)
+    return VAE(vae.prior.to(next(first.parameters()).device), *held)

@@ -97,7 +97,7 @@ def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
     figure, axis = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     for label in labels.unique().tolist():
         axis.plot(
-            *z[labels == label].T, linestyle="", marker=f"${label}$", markersize=6,
+            *z[labels == label].cpu().T, linestyle="", marker=f"${label}$", markersize=6,
             markeredgewidth=0, color=COLOURS[label % len(COLOURS)],
         )  # fmt: skip
     radius = (-2 * np.log(0.05)) ** 0.5
@@ -227,7 +227,9 @@ def plot_decoded_grid(
     canvas = images.reshape(steps, steps, h, w).permute(0, 2, 1, 3).reshape(steps * h, steps * w)
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     half = extent * steps / (steps - 1)
-    axis.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, extent=(-half, half, -half, half))
+    axis.imshow(
+        canvas.cpu().numpy(), cmap="gray_r", vmin=0, vmax=1, extent=(-half, half, -half, half)
+    )
     _latent_axes(axis, half)
     return figure
 

@@ -219,16 +219,17 @@ def book_results() -> Path:
 
 def current_commit() -> str:
     """The commit of the code that runs, or `unknown` outside a checkout."""
+
+    def answer(*question: str) -> str:
+        git = ["git", "-C", str(Path(__file__).parent), *question]
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # An installed package may lie in a folder of somebody else's repository.
+        known = answer("ls-files", Path(__file__).name)
+        return (known and answer("rev-parse", "--short", "HEAD")) or "unknown"
     except FileNotFoundError:  # git is not installed
         return "unknown"
-    return answer.stdout.strip() or "unknown"
 
 
 def write_record(record: Record, folder: Path) -> Path:

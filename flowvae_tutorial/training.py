@@ -93,7 +93,7 @@ def fit(
     checkpoint.
 
     Args:
-        vae: the model; it is moved to `device`.
+        vae: the model; it is moved to `device`, and left in evaluation mode.
         data: what to train on.
         epochs: at most so many passes over the training images.
         batch_size: examples a step.
@@ -104,7 +104,7 @@ def fit(
         warmup: epochs over which that weight rises linearly from 0.
         patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
         seed: of the batches' order, their noise and the posterior samples.
-        device: where to train; the first there is of CUDA, MPS and CPU by default.
+        device: where to train; by default where the data are.
         checkpoint: a file written after each epoch. If it exists, the run goes on from it.
         name: the model's, for the checkpoint to say what it is of.
         progress: show a progress bar.
@@ -134,9 +134,10 @@ def fit(
         )
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
-    device = device or device_by_name()
+    device = device or data.train.device
     vae.to(device)
     data = data.to(device)
+    _look_at(vae, data)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
     history = History()
     best = _copy(vae)
@@ -170,12 +171,12 @@ def fit(
                     model, data, optimizer, batch_size, clip,
                     beta * min(1.0, epoch / max(1, warmup)), epoch,
                 )  # fmt: skip
+                reconstruction, kl = _validate(vae, data.validation)
             except torch.OutOfMemoryError as error:
                 smaller = batch_size // 2 or "another device or a smaller model"
                 raise InputError(
                     f"{device} has too little memory for batches of {batch_size}: try {smaller}"
                 ) from error
-            reconstruction, kl = _validate(vae, data.validation)
             # The last step may have spoilt the weights without any loss showing it.
             if not math.isfinite(reconstruction - kl):
                 raise NotFinite(
@@ -198,7 +199,16 @@ def fit(
             bar.update()
             bar.set_postfix_str(f"validation ELBO {history.elbo[-1]:.2f} nats")
     vae.load_state_dict(best)
+    vae.eval()
     return history
+
+
+@torch.no_grad()
+def _look_at(vae: VAE, data: Data) -> None:
+    """Refuse data of the wrong form or values before the first step, which may not look at them."""
+    vae._check(data.validation)
+    with torch.random.fork_rng(devices=[]):
+        vae._check(data.batch(data.train))
 
 
 def _train_epoch(
@@ -211,6 +221,7 @@ def _train_epoch(
     epoch: int,
 ) -> float:
     losses = []
+    model.train()
     rank, world = rank_and_world()
     order = torch.randperm(len(data.train), device=data.train.device)
     if world > 1:
@@ -240,6 +251,7 @@ def _train_epoch(
 @torch.no_grad()
 def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
     torch.manual_seed(VALIDATION_SEED)
+    vae.eval()
     try:
         parts = [vae.elbo(rows, VALIDATION_SAMPLES) for rows in x.split(1000)]
     except InputError:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
-from .errors import InputError
+from .errors import InputError, may_look_at_values
 from .refinement import refine
 
 # Latents decoded at once by `log_marginal`: more would not be faster and would not fit a laptop.
@@ -116,9 +116,18 @@ class VAE(nn.Module):
                 f"x must be floating point, got {x.dtype}: convert it and scale it to the "
                 "likelihood's range, x.float() / 255 for 8-bit images"
             )
-        dtype = next(self.parameters(), x).dtype
-        if x.dtype != dtype:
-            raise InputError(f"x is {x.dtype}, the model {dtype}: convert one, x.to({dtype})")
+        weights = next(self.parameters(), x)
+        if x.dtype != weights.dtype:
+            raise InputError(
+                f"x is {x.dtype}, the model {weights.dtype}: convert one, x.to({weights.dtype})"
+            )
+        if x.device != weights.device:
+            raise InputError(
+                f"x is on {x.device}, the model on {weights.device}: move one, "
+                f'x.to("{weights.device}")'
+            )
+        if not may_look_at_values(x):
+            return
         # The sum is finite if all values are, unless it overflows: only then look at each.
         if not x.sum().isfinite() and not x.isfinite().all():
             raise InputError("x has NaN or infinite values: clean the data first")

@@ -49,7 +49,7 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in single precision from what `pack` made, or any others as they are."""
+    """The weights in single precision from what `pack` made; half precision becomes single too."""
     state = {}
     scales = {
         name + _SCALE: packed[name + _SCALE]

@@ -457,7 +457,33 @@ def test_components_are_asked_at_every_latent_once_for_each_of_them() -> None:
     loc, scale, logits = gaussians(1.0, k=6, d=3)
     mixture = Mixture(Recorded(diagonal(loc, scale), [AffineTransform(0, 2)]), logits)
     mixture.log_prob(torch.randn(5, 7, 3))
-    assert asked == [(5, 7, 6, 3)]
+    assert asked == [(35, 6, 3)]
+
+
+def test_without_a_gradient_many_latents_and_components_are_taken_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Recorded(TransformedDistribution):
+        def log_prob(self, value: Tensor) -> Tensor:
+            asked.append(len(value))
+            return super().log_prob(value)
+
+        def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+            drawn.append(math.prod(sample_shape))
+            return super().sample(sample_shape)
+
+    asked: list[int] = []
+    drawn: list[int] = []
+    loc, scale, logits = gaussians(1.0, k=6, d=3)
+    mixture = Mixture(Recorded(diagonal(loc, scale), [AffineTransform(0, 2)]), logits)
+    z = torch.randn(5, 7, 3)
+    whole = mixture.log_prob(z)
+    monkeypatch.setattr("flowvae_tutorial.distributions.AT_ONCE", 100)
+    assert torch.equal(mixture.log_prob(z), whole)
+    with torch.no_grad():
+        torch.testing.assert_close(mixture.log_prob(z), whole)
+    assert asked == [35, 35, 16, 16, 3]
+    assert mixture.sample((5, 7)).shape == (5, 7, 3) and drawn == [16, 16, 3]
 
 
 def test_a_mixture_is_not_one_log_sum_exp_per_dimension() -> None:

@@ -176,6 +176,8 @@ def test_each_epoch_shows_every_training_example_once_in_a_new_order(data: Data)
         return x
 
     run(model(data), replace(data, batch=batch), epochs=2)
+    everything, *seen = seen
+    assert len(everything) == len(data.train), "looked at before the first step"
     first, second = torch.cat(seen[:STEPS]), torch.cat(seen[STEPS:])
     assert len(seen) == 2 * STEPS
     assert not torch.equal(first, second)

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.files import write_whole
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
 from flowvae_tutorial.records import book_results, current_commit
 from flowvae_tutorial.training import History, _validate
@@ -145,7 +146,8 @@ def main(names: list[str]) -> None:
     for name in names or TRIALS:
         file = folder / f"{name}.json"
         if not file.exists():
-            file.write_text(json.dumps(run(name, TRIALS[name], data), indent=1) + "\n")
+            record = json.dumps(run(name, TRIALS[name], data), indent=1) + "\n"
+            write_whole(file, record.encode())
             # A changed trial of the same name must not go on from it.
             (RUNS / f"{name}.pt").unlink()
 

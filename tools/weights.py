@@ -7,12 +7,14 @@ The record of the run has to be in book/results: a card quotes it.
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from flowvae_tutorial import VAE, mean_and_standard_error
 from flowvae_tutorial.data import load
+from flowvae_tutorial.files import write_whole
 from flowvae_tutorial.pretrained import FOLDER, pretrained_models
 from flowvae_tutorial.record_files import run_name
 from flowvae_tutorial.records import book_results
@@ -63,11 +65,13 @@ def add(path: Path) -> None:
     """Pack one checkpoint into the package."""
     trained = load_trained(path)
     name = trained.model
-    weights = write_weights(
-        FOLDER / f"{name}.safetensors", pack(trained.vae.state_dict()), trained.about
-    )
-    content = weights.read_bytes()
-    loss = loss_of_packing(trained.vae, load_trained(weights).vae, load(trained.data).test)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = write_weights(
+            Path(folder) / f"{name}.safetensors", pack(trained.vae.state_dict()), trained.about
+        )
+        content = weights.read_bytes()
+        loss = loss_of_packing(trained.vae, load_trained(weights).vae, load(trained.data).test)
+    text = card(trained, loss, len(content))
     models = pretrained_models() | {
         name: {
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -76,8 +80,11 @@ def add(path: Path) -> None:
             "loss": {"mean": round(loss[0], 4), "standard_error": round(loss[1], 4)},
         }
     }
-    (FOLDER / f"{name}.md").write_text(card(trained, loss, len(content)))
-    (FOLDER / "index.json").write_text(json.dumps(models, indent=2, sort_keys=True) + "\n")
+    # All that can fail is done: the three belong together.
+    index = json.dumps(models, indent=2, sort_keys=True) + "\n"
+    write_whole(FOLDER / f"{name}.safetensors", content)
+    write_whole(FOLDER / f"{name}.md", text.encode())
+    write_whole(FOLDER / "index.json", index.encode())
     print(f"{name}: {len(content) / 1e6:.2f} MB, costs {loss[0]:.4f} ± {loss[1]:.4f} nats")
 
 

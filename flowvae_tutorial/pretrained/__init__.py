@@ -13,8 +13,8 @@ FOLDER = Path(__file__).parent
 
 
 def pretrained_models() -> dict[str, dict[str, Any]]:
-    """What there is: for each name the file, its SHA-256 and what packing has cost."""
-    models: dict[str, dict[str, Any]] = json.loads((FOLDER / "index.json").read_text())
+    """What there is: for each name the file's SHA-256 and size, and what packing has cost."""
+    models: dict[str, dict[str, Any]] = json.loads((FOLDER / "index.json").read_text("utf-8"))
     return models
 
 
@@ -64,4 +64,4 @@ def card(name: str) -> str:
     if name not in pretrained_models():
         names = ", ".join(pretrained_models())
         raise InputError(f"no pretrained model named {name!r}: choose one of {names}")
-    return (FOLDER / f"{name}.md").read_text()
+    return (FOLDER / f"{name}.md").read_text("utf-8")
