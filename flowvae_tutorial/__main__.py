@@ -17,7 +17,7 @@ from .jobs import at_once
 from .models import BOOK_MODELS, MODELS, resolve
 from .pictures import draw_report, draw_run, draw_samples, figures_of
 from .pretrained import pretrained_models, pretrained_run
-from .ranks import joined, rank_and_world
+from .ranks import first_before_others, joined, rank_and_world
 from .record_files import run_name
 from .records import (
     book_results,
@@ -35,6 +35,7 @@ from .refinement_records import (
     write_refinement,
 )
 from .runs import (
+    FIRST_STAGE_FILE,
     Trained,
     load_trained,
     record_of,
@@ -97,15 +98,16 @@ def train(
     torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
     folder = out / run_name(model, data, beta, seed)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
     with joined(device_by_name(device)) as here:
-        if checkpoint.exists() and not resume:
-            raise InputError(
-                f"{checkpoint} holds a run already: add --resume to go on with it, or delete the "
-                "file"
-            )
-        dataset = load(data)
-        with _stoppable(checkpoint):
+        for file in (checkpoint, first_stage):
+            if file.exists() and not resume:
+                raise InputError(
+                    f"{file} holds a run already: add --resume to go on with it, or delete the file"
+                )
+        with first_before_others():
+            dataset = load(data)
+        with _stoppable(checkpoint, first_stage):
             trained = train_run(
                 model, dataset, seed=seed, beta=beta, device=here, checkpoint=checkpoint,
                 epochs=epochs, batch_size=batch_size,
@@ -144,7 +146,7 @@ def evaluate(
     run.vae.to(device_by_name(device))
     dataset = load(run.data)
     partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
-    with _stoppable(partial, "the test examples that are done"):
+    with _stoppable(partial, keeps="the test examples that are done"):
         record = record_of(
             run, dataset, num_samples=samples, commit=current_commit(), partial=partial
         )
@@ -311,17 +313,18 @@ def report(
 
 
 @contextlib.contextmanager
-def _stoppable(file: Path, keeps: str = "the last finished epoch") -> Iterator[None]:
-    """Ctrl-C ends the command with one line that says what is kept in which file."""
+def _stoppable(*files: Path, keeps: str = "the last finished epoch") -> Iterator[None]:
+    """Ctrl-C ends the command with one line that says what is kept in the first file there is."""
     try:
         yield
     except KeyboardInterrupt as stop:
+        there = [file for file in files if file.exists()]
         kept = (
-            f"{file} keeps {keeps}; the same command goes on from there"
-            if file.exists()
+            f"{there[0]} keeps {keeps}; the same command goes on from there"
+            if there
             else "nothing was finished, so there is nothing to go on from"
         )
-        how = ", `train` with --resume" if file.exists() and file.name == "checkpoint.pt" else ""
+        how = ", `train` with --resume" if there and there[0].suffix == ".pt" else ""
         typer.echo(f"stopped: {kept}{how}", err=True)
         raise typer.Exit(130) from stop
 

@@ -38,6 +38,17 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def first_before_others() -> Iterator[None]:
+    """The first process does this alone, and the others after it: one download, not one each."""
+    rank, world = rank_and_world()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and world > 1:
+        dist.barrier()
+
+
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
     """This process's part of a batch, and the weight of its mean in the mean over processes.
 

@@ -33,6 +33,9 @@ from .training import History, device_by_name, fit
 from .vae import VAE
 from .weights import read_weights, write_weights
 
+# Beside the checkpoint of a run that has a first stage.
+FIRST_STAGE_FILE = "first-stage.pt"
+
 
 class Trained(NamedTuple):
     """A trained model and what is known of its run."""
@@ -96,7 +99,7 @@ def train_run(
     if name in FIRST_STAGE:
         torch.manual_seed(seed)
         first = build(FIRST_STAGE[name], data)
-        first_stage = checkpoint.with_name("first-stage.pt")
+        first_stage = checkpoint.with_name(FIRST_STAGE_FILE)
         # A second stage that has begun holds the first as it was: more epochs would part the two.
         if not checkpoint.exists():
             fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)

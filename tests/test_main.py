@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import flowvae_tutorial.__main__ as command_line
-from flowvae_tutorial import VAE, build, records
+from flowvae_tutorial import VAE, build, records, training
 from flowvae_tutorial.checkpoints import load_checkpoint
 from flowvae_tutorial.data import DATA_SETS, Data, load, outline
 from flowvae_tutorial.models import BOOK_MODELS, MODELS
@@ -234,6 +234,30 @@ def test_two_stages_resumed_with_more_epochs_keep_the_first_that_the_second_stan
     before = kept.read_bytes()
     assert command(line.replace("3", "5") + " --resume").code == 0
     assert kept.read_bytes() == before
+
+
+def test_a_run_stopped_in_its_first_stage_says_what_is_kept_and_goes_on_if_asked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = TRAIN + " --model two-stage-flow-prior"
+    validate, calls = training._validate, 0
+
+    def interrupted(vae: VAE, x: Tensor) -> tuple[float, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return validate(vae, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_validate", interrupted)
+        stopped = command(line)
+    assert stopped.code == 130
+    assert "first-stage.pt keeps the last finished epoch" in stopped.err
+    assert "--resume" in stopped.err
+    refused = command(line)
+    assert refused.code == 2 and "first-stage.pt holds a run already" in refused.err
+    assert command(line + " --resume").code == 0
 
 
 def test_the_readmes_command_trains_on_digits(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from flowvae_tutorial import VAE, build, fit, ranks, training
 from flowvae_tutorial.checkpoints import load_checkpoint
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.ranks import joined, mean_over_ranks, rank_and_world, share_of
+from flowvae_tutorial.ranks import (
+    first_before_others,
+    joined,
+    mean_over_ranks,
+    rank_and_world,
+    share_of,
+)
 from flowvae_tutorial.records import read_records
 from flowvae_tutorial.runs import load_trained
 
@@ -63,6 +69,21 @@ def test_a_batch_smaller_than_the_processes_is_everyones(
     for size in range(1, world):
         for part, weight in shares(torch.arange(size), world, monkeypatch):
             assert torch.equal(part, torch.arange(size)) and weight == 1
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [(0, 1, ["load"]), (0, 2, ["load", "wait"]), (1, 2, ["wait", "load"])],
+)
+def test_the_first_process_loads_before_the_others(
+    rank: int, world: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(ranks, "rank_and_world", lambda: (rank, world))
+    monkeypatch.setattr(dist, "barrier", lambda: seen.append("wait"))
+    with first_before_others():
+        seen.append("load")
+    assert seen == expected
 
 
 def test_outside_torchrun_there_is_one_process_and_nothing_to_join(
@@ -146,8 +167,10 @@ def one_rank(folder: Path) -> None:
 
         def batch(levels: Tensor) -> Tensor:
             x = digits.batch(levels)
-            rows.append(levels)
-            noise.append(17 * x - levels)
+            # Before the first step `fit` looks at all of them at once.
+            if len(levels) < len(digits.train):
+                rows.append(levels)
+                noise.append(17 * x - levels)
             return x
 
         def save_and_say(path: Path, state: dict[str, Any]) -> None:

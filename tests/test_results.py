@@ -109,16 +109,61 @@ def test_the_excursion_of_which_the_page_tells_is_in_its_record() -> None:
     assert f"first epoch is {first:,.0f} nats, and of the second {second:.0f}." in text
 
 
+def bounds(record: Record) -> tuple[list[float], list[float]]:
+    """−ELBO in training, with the β of the epoch, and in validation: one entry an epoch."""
+    past = record["history"]
+    return past["loss"], [k - r for r, k in zip(past["reconstruction"], past["kl"], strict=True)]
+
+
+def gap(record: Record) -> float:
+    return float(-record["elbo"] - record["nll"]["mean"])
+
+
+def test_what_the_page_says_of_the_rows_is_in_the_records() -> None:
+    run = {record["model"]: record for record in DYNAMIC}
+    nll = {model: record["nll"]["mean"] for model, record in run.items()}
+    flexible = set(nll) - {"gaussian"}
+    assert {record["epochs"] for record in RECORDS} == {150}
+    assert all(gap(run[model]) < gap(run["gaussian"]) for model in flexible)
+    behind = [nll["gaussian"] - nll[model] for model in flexible]
+    assert round(min(behind), 1) == 2.3 and round(max(behind), 1) == 3.0
+    assert max(nll[model] for model in flexible) - min(nll.values()) < 0.7
+    # Beside the papers' figures, and flows at both ends beside one.
+    short = {"gaussian": 84.50, "vampprior": 82.38, "hierarchical-vampprior": 81.24}
+    assert [round(nll[model] - paper, 1) for model, paper in short.items()] == [0.9, 0.7, 1.2]
+    assert round(nll["flow-prior"] - 80.43, 1) == 2.0
+    assert round(nll["vampprior"] - nll["hierarchical-vampprior"], 1) == 0.6
+    both, one = run["flow-both"], run["flow-prior"]
+    assert round(nll["flow-both"] - nll["flow-prior"], 1) == 0.3
+    assert round(gap(one) - gap(both), 1) == 0.2
+    assert one["kl"][0] - both["kl"][0] == pytest.approx(1, abs=0.15)
+    assert one["reconstruction"] - both["reconstruction"] == pytest.approx(1, abs=0.15)
+
+
+def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
+    past = {record["model"]: bounds(record)[1] for record in DYNAMIC}
+
+    def order(epoch: int) -> list[str]:
+        return sorted(past, key=lambda model: past[model][epoch - 1])
+
+    def gained(model: str, start: int, end: int) -> float:
+        return past[model][start - 1] - past[model][end - 1]
+
+    assert order(30)[0] == order(75)[0] == "hierarchical-vampprior"
+    assert order(150)[:2] == ["flow-prior", "flow-both"]
+    for model in past:
+        more = gained(model, 75, 100) - gained(model, 50, 75)
+        assert 0.4 < more < 0.9 and gained(model, 130, 150) > 0.5
+        if "flow" in model:
+            assert 3.65 < gained(model, 75, 150) < 3.95
+        elif "vampprior" in model:
+            assert gained(model, 75, 150) == pytest.approx(3.2, abs=0.06)
+
+
 def test_what_the_page_says_of_learning_by_heart_is_in_the_records() -> None:
     static = {record["model"]: record for record in STATIC}
     dynamic = {r["model"]: r for r in DYNAMIC if r["model"] in static}
     assert len(static) == len(dynamic) == 3
-
-    def bounds(record: Record) -> tuple[list[float], list[float]]:
-        past = record["history"]
-        return past["loss"], [
-            k - r for r, k in zip(past["reconstruction"], past["kl"], strict=True)
-        ]
 
     def ahead(record: Record) -> float:
         training, validation = bounds(record)
@@ -130,9 +175,6 @@ def test_what_the_page_says_of_learning_by_heart_is_in_the_records() -> None:
         )
         assert training == pytest.approx(1, abs=0.2)
         return validation / training
-
-    def gap(record: Record) -> float:
-        return float(-record["elbo"] - record["nll"]["mean"])
 
     for model, record in static.items():
         assert 8 < ahead(record) < 9.5 and ahead(dynamic[model]) == pytest.approx(2, abs=0.3)
