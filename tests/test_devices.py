@@ -4,7 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
+import nbformat
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,8 @@ from flowvae_tutorial.evaluation import elbo_surgery
 from flowvae_tutorial.models import BOOK_MODELS
 from flowvae_tutorial.refinement_records import fit_classifier, measure_refinement
 from flowvae_tutorial.runs import record_of, train_run
+
+BOOK = Path(__file__).parents[1] / "book"
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +168,25 @@ def test_dropout_drops_in_training_and_not_in_validation() -> None:
     fit(vae, data, epochs=1)
     assert seen == {True: 1, False: 1}
     assert not vae.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", sorted(BOOK.glob("0[1-7]_*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_runs_there(
+    chapter: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its numbers are nbval's business: models are hardly trained here and nothing is compared.
+    def short_fit(*arguments: Any, **settings: Any) -> Any:
+        return fit(*arguments, **settings | {"epochs": 2, "warmup": 1})
+
+    monkeypatch.setattr("flowvae_tutorial.fit", short_fit)
+    monkeypatch.setattr("flowvae_tutorial.training.fit", short_fit)
+    monkeypatch.setattr("flowvae_tutorial.training.device_by_name", lambda: device)
+    monkeypatch.setattr("flowvae_tutorial.widgets.expect", lambda value, *_, **__: float(value))
+    monkeypatch.chdir(BOOK)
+    names: dict[str, Any] = {}
+    for cell in nbformat.read(chapter, as_version=4).cells:
+        if cell.cell_type == "code":
+            source = cell.source.replace("%pip", "pass  #")
+            exec(compile(source, cell.id, "exec", optimize=1), names)
+            plt.close("all")
