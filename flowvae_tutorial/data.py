@@ -81,7 +81,8 @@ def _dequantise(levels: Tensor, generator: torch.Generator | None = None) -> Ten
     Uniform noise of one level's width turns the probability of an integer into a density that
     cannot grow without bound. Theis et al. (2016), section 3.1.
     """
-    return (levels + torch.rand_like(levels, generator=generator)) / 17
+    noise = torch.rand(levels.shape, generator=generator, dtype=levels.dtype, device=levels.device)
+    return (levels + noise) / 17
 
 
 def _unchanged(x: Tensor) -> Tensor:
