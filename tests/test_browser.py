@@ -295,6 +295,8 @@ def test_search_finds_the_chapter_on_pseudo_inputs(browser: Browser) -> None:
         shown.page.keyboard.press("Control+K")
         shown.page.keyboard.type("pseudo-input")
         shown.page.keyboard.press("Enter")
+        # Until then each result that arrives may move the others away under the click.
+        shown.page.get_by_text("Search finished").wait_for()
         shown.page.locator("#search-results a[href*='02_vampprior.html']").first.click()
         shown.page.wait_for_url(f"{SITE}book/02_vampprior.html*")
         assert shown.outside == []
