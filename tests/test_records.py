@@ -196,8 +196,8 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
 
 
 def test_every_committed_record_holds_to_the_schema_and_has_its_own_name() -> None:
-    # Those of refinement and of the trials have a form of their own, and a test.
-    others = {RESULTS / "refinement", RESULTS / "trials"}
+    # Those of refinement, trials and solutions have a form of their own, and a test.
+    others = {RESULTS / name for name in ("refinement", "trials", "solutions")}
     files = [f for f in RESULTS.rglob("*") if f.is_file() and f.parent not in others]
     records = [file for file in files if file.suffix == ".json"]
     assert records or not files, "pictures without the records that they are drawn from"
