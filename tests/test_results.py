@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,8 @@ from flowvae_tutorial.records import read_records
 BOOK = Path(__file__).parents[1] / "book"
 DYNAMIC = read_records(BOOK / "results", "dynamic-mnist")
 STATIC = read_records(BOOK / "results", "static-mnist")
-RECORDS = DYNAMIC + STATIC
+LONG = read_records(BOOK / "results" / "long")
+RECORDS = DYNAMIC + LONG + STATIC
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 
 
@@ -60,12 +62,12 @@ def record_of(row: list[str]) -> Record:
 def printed() -> list[list[list[str]]]:
     # The first is of the trials, which have a test of their own.
     _, *found = tables(BOOK / "08_results.ipynb")
-    assert len(found) == 4, "results, what they took, ours beside the papers', static MNIST"
+    assert len(found) == 5, "results, what they took, ours beside the papers', longer runs, static"
     return found
 
 
 @pytest.mark.parametrize(
-    "record", RECORDS, ids=lambda record: f"{record['model']}-{record['data']}"
+    "record", RECORDS, ids=lambda record: f"{record['model']}-{record['data']}-{record['epochs']}"
 )
 def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Record) -> None:
     assert record["num_samples"] == 5000
@@ -78,8 +80,10 @@ def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Re
 
 
 def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
-    results, efforts, _, static = printed
-    for rows, records in ((results, DYNAMIC), (static, STATIC)):
+    results, efforts, beside, longer, static = printed
+    for rows, records in (
+        (results, DYNAMIC), (beside, DYNAMIC), (longer, LONG), (static, STATIC)
+    ):  # fmt: skip
         assert sorted(record_of(row)["model"] for row in rows) == sorted(
             record["model"] for record in records
         )
@@ -90,7 +94,7 @@ def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[lis
 
 
 def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
-    for name, theirs, _, ours, difference, epochs in printed[2] + printed[3]:
+    for name, theirs, _, ours, difference, epochs in chain.from_iterable(printed[2:]):
         record = record_of([ours])
         assert missing([name, ours, epochs], record) == []
         if theirs == "—":
@@ -130,7 +134,7 @@ def test_what_the_page_says_of_the_rows_is_in_the_records() -> None:
     run = {record["model"]: record for record in DYNAMIC}
     nll = {model: record["nll"]["mean"] for model, record in run.items()}
     flexible = set(nll) - {"gaussian"}
-    assert {record["epochs"] for record in RECORDS} == {150}
+    assert {record["epochs"] for record in DYNAMIC + STATIC} == {150}
     assert all(gap(run[model]) < gap(run["gaussian"]) for model in flexible)
     behind = [nll["gaussian"] - nll[model] for model in flexible]
     assert round(min(behind), 1) == 2.3 and round(max(behind), 1) == 3.0
@@ -146,6 +150,18 @@ def test_what_the_page_says_of_the_rows_is_in_the_records() -> None:
     assert round(gap(one) - gap(both), 1) == 0.2
     assert one["kl"][0] - both["kl"][0] == pytest.approx(1, abs=0.15)
     assert one["reconstruction"] - both["reconstruction"] == pytest.approx(1, abs=0.15)
+
+
+def test_what_the_page_says_of_the_longer_runs_is_in_the_records() -> None:
+    nll = {record["model"]: record["nll"]["mean"] for record in DYNAMIC}
+    longer = {record["model"]: record for record in LONG}
+    assert set(longer) == {"gaussian"}
+    [vae] = longer.values()
+    assert vae["data"] == "dynamic-mnist" and vae["epochs"] == vae["best_epoch"] == 400
+    assert round(nll["gaussian"] - vae["nll"]["mean"], 1) == 0.9
+    assert abs(vae["nll"]["mean"] - 84.50) < 0.1
+    flexible = [value for model, value in nll.items() if model != "gaussian"]
+    assert round(vae["nll"]["mean"] - max(flexible), 1) == 1.4
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
