@@ -90,6 +90,9 @@ def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
             claimed, true = least
             assert abs(claimed - true) < 0.21 if weight < 10 else 2 < claimed / true < 3.3
             assert abs(one[1] - true) < 0.4 and claimed < spread[0] < one[0]
+            if weight == 1:
+                off = [round(claimed - true, 2), round(one[0] - one[1], 2)]
+                assert off == ([-0.04, 0.03] if share == 1 else [-0.09, 0.11])
 
 
 def test_what_section_5_5_says_of_two_more_seeds_is_in_their_record() -> None:
@@ -109,6 +112,15 @@ def test_what_section_5_5_says_of_two_more_seeds_is_in_their_record() -> None:
     )
     gain, misfit = both("gain in log p(x)"), both("best Gaussian for each")
     assert f"gave {' and '.join(gain)} nats, and {' and '.join(misfit)} for the best" in text
+
+    lead = [run["flow, told nothing"] - run["flow, told μ(x)"] for run in RUNS["5.5-seeds"]]
+    assert f"varies, from {min(lead):.2f} to 0.11 nats" in text and max(lead) < 0.11
+
+
+def test_what_section_5_6_says_of_two_more_seeds_is_in_their_record() -> None:
+    gaps = [f"{run['Gaussian']:.1f}" for run in RUNS["5.6-seeds"]]
+    assert f"two others gave a gap of {' and '.join(gaps)} nats" in solutions.cells(5)["c030"]
+    assert all(0 < run["share that the flow closes"] < 0.1 for run in RUNS["5.6-seeds"])
 
 
 def test_what_the_page_says_of_schedules_is_in_the_record() -> None:
