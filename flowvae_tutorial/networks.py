@@ -1,6 +1,7 @@
 """The networks of the book: plain and gated multilayer perceptrons."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,24 @@ def mlp(
 def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
     """A perceptron of gated layers, `(..., in_features)` to `(..., out_features)`."""
     return mlp(in_features, hidden, out_features, GatedLinear)
+
+
+@contextmanager
+def evaluating(*parts: object) -> Iterator[None]:
+    """Those of `parts` that are modules are in evaluation mode, and afterwards as they were."""
+    modes = {
+        module: module.training
+        for part in parts
+        if isinstance(part, nn.Module)
+        for module in part.modules()
+    }
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class TwoInputs(nn.Module):

@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from .distributions import Chain, Mixture
 from .errors import InputError
+from .networks import evaluating
 
 
 class StandardNormal(nn.Module):
@@ -111,8 +112,8 @@ class VampPrior(nn.Module):
             )
         if logits is not None and not (logits.is_floating_point() and logits.isfinite().all()):
             raise InputError("logits must be finite floating-point numbers")
-        # In a tuple, where a module does not look for submodules.
-        self._shared = (posterior,)
+        # In a tuple, where a module does not look for submodules. VAE makes sure that it has them.
+        self.shares = (posterior,)
         self.bounds = bounds
         self.raw = nn.Parameter(self._unsquash(pseudo_inputs.detach().clone()))
         if logits is None:
@@ -124,8 +125,10 @@ class VampPrior(nn.Module):
     @torch.no_grad()
     def _probe(self) -> None:
         try:
-            prior = self()
-            prior.log_prob(prior.sample((1,)))
+            # In training mode batch normalisation would learn from this.
+            with evaluating(*self.shares):
+                prior = self()
+                prior.log_prob(prior.sample((1,)))
         except (NotImplementedError, AttributeError) as error:
             raise InputError("the posterior has no density (log_prob) to mix") from error
         except RuntimeError as error:
@@ -155,7 +158,7 @@ class VampPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
-        return Mixture(self._shared[0](self.pseudo_inputs), self.logits)
+        return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
 
 
 def pseudo_inputs_from(
@@ -163,8 +166,10 @@ def pseudo_inputs_from(
 ) -> Tensor:
     """K different examples of x `(N, X)`, drawn at random, with Gaussian noise: `(K, X)`.
 
+    What the noise moves out of `bounds` is moved back to them.
+
     Raises:
-        InputError: x has fewer than `components` examples.
+        InputError: x has fewer than `components` examples, or values out of bounds.
     """
     if not 1 <= components <= len(x):
         raise InputError(
@@ -172,6 +177,11 @@ def pseudo_inputs_from(
             f"{len(x)}"
         )
     chosen = x[torch.randperm(len(x), device=x.device)[:components]]
+    if bounds is not None and not bounds[0] <= chosen.min() <= chosen.max() <= bounds[1]:
+        raise InputError(
+            f"x must lie within bounds {bounds}, got [{chosen.min():.3g}, {chosen.max():.3g}]; "
+            "bounds=None takes any"
+        )
     chosen = chosen + noise * torch.randn_like(chosen)
     return chosen if bounds is None else chosen.clamp(*bounds)
 

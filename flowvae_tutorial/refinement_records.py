@@ -196,7 +196,7 @@ def measure_refinement(
                 figures = {
                     "log_prob": prior.log_prob(z).mean().item(),
                     "distance": (z - start).norm(dim=-1).mean().item(),
-                    **describe(vae.likelihood(z).sample()),
+                    **describe(vae.likelihood(z.unsqueeze(0)).sample().squeeze(0)),
                 }
                 for name, value in figures.items():
                     grid[name][row].append(round(value, 5))

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
 from .errors import InputError, may_look_at_values
+from .networks import evaluating
 from .refinement import refine
 
 # Latents decoded at once by `log_marginal`: more would not be faster and would not fit a laptop.
@@ -61,19 +62,41 @@ class VAE(nn.Module):
         """Put the three together.
 
         Raises:
-            InputError: the three disagree about the latent size D or the data size X.
+            InputError: the three disagree about the latent size D or the data size X, a
+                distribution has another batch shape than above, or the prior mixes another
+                posterior than this one.
         """
         super().__init__()
         self.prior = prior
         self.posterior = posterior
         self.likelihood = likelihood
-        self.features, self._support = self._probe()
+        self._look_at_what_is_shared()
+        # In training mode batch normalisation refuses a single example, and learns from others.
+        with evaluating(self):
+            self.features, self._support = self._probe()
+
+    def _look_at_what_is_shared(self) -> None:
+        """Modules that the prior only borrows are trained, moved and saved with their owner."""
+        owned = set(self.modules())
+        for part in self.prior.modules():
+            for module in getattr(part, "shares", ()):
+                if isinstance(module, nn.Module) and module not in owned:
+                    raise InputError(
+                        "the prior mixes another posterior than the VAE's, which would not be "
+                        "trained: give both the same module"
+                    )
 
     @torch.no_grad()
     def _probe(self) -> tuple[int, constraints.Constraint]:
         """Send one latent and one example through, so that parts that do not fit fail here."""
+        p_z = self.prior()
+        if p_z.batch_shape or len(p_z.event_shape) != 1:
+            raise InputError(
+                f"the prior has batch shape {tuple(p_z.batch_shape)} and event shape "
+                f"{tuple(p_z.event_shape)}: make them () and (D,), as Independent(…, 1) does"
+            )
         with torch.random.fork_rng(devices=[]):
-            z = self.prior().sample((1, 1))
+            z = p_z.sample((1, 1))
         latent = z.shape[2:]
         try:
             p_x = self.likelihood(z)
@@ -82,6 +105,12 @@ class VAE(nn.Module):
                 f"the likelihood does not take the prior's latents of shape {tuple(latent)}: "
                 f"{error}"
             ) from error
+        if p_x.batch_shape != (1, 1) or len(p_x.event_shape) != 1:
+            raise InputError(
+                f"for latents of shape {tuple(z.shape)} the likelihood has batch shape "
+                f"{tuple(p_x.batch_shape)} and event shape {tuple(p_x.event_shape)}: make them "
+                "(S, N) and (X,), as Independent(…, 1) does"
+            )
         try:
             q_z = self.posterior(z.new_zeros(1, *p_x.event_shape))
         except RuntimeError as error:
@@ -247,12 +276,13 @@ class VAE(nn.Module):
         z = prior.sample((n,))
         if refine_steps:
             z = refine(z, prior.log_prob, steps=refine_steps, lr=refine_lr, anchor=anchor)
-        p_x: Distribution = self.likelihood(z)
-        return p_x.mean if mean else p_x.sample()
+        p_x: Distribution = self.likelihood(z.unsqueeze(0))
+        x: Tensor = p_x.mean if mean else p_x.sample()
+        return x.squeeze(0)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The likelihood's mean at one posterior sample of each example, `(N, X)` to `(N, X)`."""
         self._check(x)
-        p_x: Distribution = self.likelihood(self.posterior(x).sample())
-        return p_x.mean
+        p_x: Distribution = self.likelihood(self.posterior(x).sample((1,)))
+        return p_x.mean.squeeze(0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowvae_tutorial import gated_mlp, mlp
-from flowvae_tutorial.networks import GatedLinear, OnParts, TwoInputs, dense
+from flowvae_tutorial.networks import GatedLinear, OnParts, TwoInputs, dense, evaluating
 
 
 @pytest.mark.parametrize("make", [mlp, gated_mlp])
@@ -112,3 +112,12 @@ def test_on_parts_gives_each_network_its_part_of_the_vector(batch: tuple[int, ..
     out = OnParts(4, net)(z)
     assert out.shape == (*batch, 2)
     torch.testing.assert_close(out, by_hand(net, z[..., :4], z[..., 4:]))
+
+
+def test_evaluation_mode_ends_as_it_began_even_after_an_error() -> None:
+    net = mlp(2, (3,), 1).train()
+    net[0].eval()
+    with pytest.raises(ZeroDivisionError), evaluating(net, print):
+        assert not any(module.training for module in net.modules())
+        _ = 1 / 0
+    assert net.training and not net[0].training and net[-1].training

@@ -423,6 +423,12 @@ def test_pseudo_inputs_start_with_noise_and_within_bounds() -> None:
     assert free.min() < -0.3 and free.max() > 1.3
 
 
+def test_pseudo_inputs_from_data_out_of_bounds_are_refused_and_not_clipped() -> None:
+    message = r"\A[^\n]*within bounds \(0.0, 1.0\), got \[-2\.[^\n]*bounds=None takes any\Z"
+    with pytest.raises(InputError, match=message):
+        pseudo_inputs_from(load("rings").train, 1000)
+
+
 # --- hierarchical prior -----------------------------------------------------------------------
 
 

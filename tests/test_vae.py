@@ -1,5 +1,6 @@
 """The VAE against an exact oracle, its shapes and costs, zuko's flows, and bad input."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from flowvae_tutorial import (
     GaussianPosterior,
     InputError,
     StandardNormal,
+    VampPrior,
     build,
     mlp,
 )
@@ -617,3 +619,72 @@ def test_parts_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) 
 
 def test_parts_that_fit_are_not_refused() -> None:
     assert VAE(*parts()).features == FEATURES
+
+
+class Fixed(nn.Module):
+    """A part that gives one distribution, whatever it is asked."""
+
+    def __init__(self, give: Callable[[Any], Distribution]) -> None:
+        super().__init__()
+        self.give = give
+
+    def forward(self, given: Any = None) -> Distribution:
+        return self.give(given)
+
+
+def test_a_part_without_independent_is_refused() -> None:
+    """Densities that are not summed over the latents would broadcast to `(S, D, D)` unseen."""
+    prior, posterior, likelihood = parts()
+    bare = Fixed(lambda _: Normal(torch.zeros(LATENT), 1.0))
+    message = r"prior has batch shape \(2,\) and event shape \(\): make them \(\) and \(D,\)"
+    with pytest.raises(InputError, match=one_line(message)):
+        VAE(bare, posterior, likelihood)
+    bare = Fixed(lambda z: Normal(z.new_zeros(*z.shape[:2], FEATURES), 1.0))
+    message = r"likelihood has batch shape \(1, 1, 6\) and event shape \(\): make them \(S, N\)"
+    with pytest.raises(InputError, match=one_line(message)):
+        VAE(prior, posterior, bare)
+    bare = Fixed(lambda x: Normal(x.new_zeros(len(x), LATENT), 1.0))
+    with pytest.raises(InputError, match=one_line(r"posterior's latents have shape \(\)")):
+        VAE(prior, bare, likelihood)
+
+
+def test_a_prior_of_another_posterior_is_refused() -> None:
+    _, posterior, likelihood = parts()
+    pseudo_inputs = torch.rand(5, FEATURES)
+    other = VampPrior(GaussianPosterior(nn.Linear(FEATURES, 2 * LATENT)), pseudo_inputs)
+    with pytest.raises(InputError, match=one_line("prior mixes another posterior than the VAE's")):
+        VAE(other, posterior, likelihood)
+    VAE(VampPrior(posterior, pseudo_inputs), posterior, likelihood)
+
+
+def test_a_network_with_batch_normalisation_is_not_changed_by_being_looked_at() -> None:
+    prior, _, likelihood = parts()
+    normalised = nn.BatchNorm1d(FEATURES)
+    net = nn.Sequential(normalised, nn.Dropout(0.5), nn.Linear(FEATURES, 2 * LATENT))
+    posterior = GaussianPosterior(net)
+    net[1].eval()
+    before, state = copy.deepcopy(posterior.state_dict()), torch.get_rng_state()
+    VAE(prior, posterior, likelihood)
+    VAE(VampPrior(posterior, torch.rand(5, FEATURES)), posterior, likelihood)
+    after = posterior.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert normalised.training and not net[1].training
+    torch.set_rng_state(state)
+
+
+class OneRowAPicture(nn.Module):
+    """A likelihood that takes `(S, N, D)` and nothing else, as the class says it will be given."""
+
+    def forward(self, z: Tensor) -> Distribution:
+        samples, n, _ = z.shape
+        return Independent(Normal(z.sum(-1, keepdim=True).expand(samples, n, FEATURES), 1.0), 1)
+
+
+def test_every_call_gives_the_likelihood_samples_examples_and_latents() -> None:
+    prior, posterior, _ = parts()
+    vae, x = VAE(prior, posterior, OneRowAPicture()), torch.rand(4, FEATURES)
+    assert vae.elbo(x, 3).reconstruction.shape == (3, 4)
+    assert vae.log_marginal(x, 3).shape == (4,)
+    for sample in (vae.sample(4), vae.sample(4, mean=True), vae.reconstruct(x)):
+        assert sample.shape == (4, FEATURES)
+    assert vae.sample(1).shape == vae.reconstruct(x[:1]).shape == (1, FEATURES)
