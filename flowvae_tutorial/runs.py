@@ -108,7 +108,7 @@ def train_run(
     return Trained(vae, model, data.name, seed, beta, settings, history)
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path | str) -> Trained:
     """The model of a checkpoint, with the weights of its best epoch, or of a weights file.
 
     Needs no data.
@@ -117,6 +117,7 @@ def load_trained(path: Path) -> Trained:
         InputError: the file is missing, damaged, of a newer version, or of a model that this
             version builds otherwise.
     """
+    path = Path(path)
     try:
         state, about = (read_weights if path.suffix == ".safetensors" else _read_best)(path)
         model, data, history = about["model"], about["data"], History(**about["history"])

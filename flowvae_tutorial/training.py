@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,18 +81,18 @@ def fit(
     warmup: int = 20,
     patience: int = 50,
     seed: int = 0,
-    device: torch.device | None = None,
-    checkpoint: Path | None = None,
+    device: torch.device | str | None = None,
+    checkpoint: Path | str | None = None,
     name: str = "",
     progress: bool = False,
 ) -> History:
     """Train `vae` on `data.train` and leave it with the weights of its best epoch.
 
-    Best is the highest validation ELBO, always at β = 1 whatever `beta` is. The caller's random
-    state is left as it was: epoch e draws everything from a seed made of `seed` and e, which is
-    also what makes a resumed run equal to an uninterrupted one. Under torchrun every process calls
-    this with the same arguments: each takes its share of every batch, and the first one writes the
-    checkpoint.
+    So does a run that fails or is interrupted. Best is the highest validation ELBO, always at β = 1
+    whatever `beta` is. The caller's random state is left as it was: epoch e draws everything from a
+    seed made of `seed` and e, which is also what makes a resumed run equal to an uninterrupted one.
+    Under torchrun every process calls this with the same arguments: each takes its share of every
+    batch, and the first one writes the checkpoint.
 
     Args:
         vae: the model; it is moved to `device`, and left in evaluation mode.
@@ -134,7 +136,8 @@ def fit(
         )
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
-    device = device or data.train.device
+    device = torch.device(device or data.train.device)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     vae.to(device)
     data = data.to(device)
     _look_at(vae, data)
@@ -157,7 +160,8 @@ def fit(
         desc=name or None, total=epochs, initial=len(history.loss), unit="epoch",
         disable=not progress or rank > 0,
     )  # fmt: skip
-    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with bar, forked, _leave_with(vae, best):
         for epoch in range(len(history.loss) + 1, epochs + 1):
             if epoch - 1 - max(history.best_epoch, warmup) >= patience:
                 break
@@ -188,7 +192,7 @@ def fit(
             history.kl.append(kl)
             if history.best_epoch == 0 or history.elbo[-1] > history.elbo[history.best_epoch - 1]:
                 history.best_epoch = epoch
-                best = _copy(vae)
+                best.update(_copy(vae))
             history.seconds += time.perf_counter() - start
             if checkpoint is not None and rank == 0:
                 state = {
@@ -198,9 +202,16 @@ def fit(
                 save_checkpoint(checkpoint, state)
             bar.update()
             bar.set_postfix_str(f"validation ELBO {history.elbo[-1]:.2f} nats")
-    vae.load_state_dict(best)
-    vae.eval()
     return history
+
+
+@contextmanager
+def _leave_with(vae: VAE, best: dict[str, Tensor]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        vae.load_state_dict(best)
+        vae.eval()
 
 
 @torch.no_grad()

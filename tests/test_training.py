@@ -6,6 +6,7 @@ Run as a script, this file is the process that kills its own training runs: see 
 import hashlib
 import importlib
 import json
+import math
 import os
 import random
 import signal
@@ -601,7 +602,36 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_never_reach_the_checkpoin
     assert len(state["history"]["loss"]) == 1
 
 
+@pytest.mark.parametrize("error", [NotFinite, KeyboardInterrupt])
+def test_a_run_that_ends_early_leaves_the_best_weights_so_far(
+    data: Data, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    vae, three = model(data, Spoilt), model(data)
+    run(three, data, epochs=3)
+    assert isinstance(vae, Spoilt)
+    vae.at, vae.factor = 3 * STEPS + 3, math.nan
+    if error is KeyboardInterrupt:
+
+        def interrupted(x: Tensor) -> Tensor:
+            if vae.steps == 3 * STEPS + 2:
+                raise KeyboardInterrupt
+            return batch(x)
+
+        batch = data.batch
+        data = replace(data, batch=interrupted)
+    with pytest.raises(error):
+        run(vae, data)
+    assert not vae.training
+    assert same(weights(vae), weights(three))
+
+
 # --- arguments --------------------------------------------------------------------------------
+
+
+def test_a_device_and_a_checkpoint_may_be_strings(data: Data, tmp_path: Path) -> None:
+    path, vae = tmp_path / "run.pt", model(data)
+    run(vae, data, epochs=1, device="cpu", checkpoint=str(path))
+    assert len(load_checkpoint(path)["history"]["loss"]) == 1
 
 
 @pytest.mark.parametrize(
