@@ -175,8 +175,10 @@ def sample(
     run = _find(trained)
     run.vae.to(device_by_name(device))
     torch.manual_seed(seed)
-    x = run.vae.sample(count, mean=True, refine_steps=refine_steps)
-    typer.echo(draw_samples(x, outline(run.data), out))
+    form = outline(run.data)
+    # Of points the noise is a part of the sample; on pictures it would only hide it.
+    x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
+    typer.echo(draw_samples(x, form, out))
 
 
 @app.command()

@@ -122,7 +122,11 @@ def elbo_surgery(vae: VAE, x: Tensor, num_samples: int = 10) -> Surgery:
         vae: the model.
         x: `(N, X)`, all examples over which q(z) is aggregated.
         num_samples: S, posterior samples per example.
+
+    Raises:
+        InputError: x has the wrong shape, dtype or values.
     """
+    vae._check(x, num_samples)
     z, log_q = rsample_and_log_prob(vae.posterior(x), (num_samples,))
     log_aggregated = aggregated_posterior(vae, x).log_prob(z)
     return Surgery(
@@ -137,29 +141,39 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> Tensor:
     """Which latent units vary with the data: `(D,)`, booleans (equation `eq-active-units`).
 
     A unit is active if the variance over x of its posterior mean exceeds `threshold`. Burda et
-    al. (2016). The mean of a flow has no closed form: it is the average of `MEAN_SAMPLES` samples.
+    al. (2016). The mean of a flow has no closed form: it is the average of `MEAN_SAMPLES` samples,
+    and the variance that the average has of its own is subtracted.
 
     Raises:
-        InputError: a variance needs at least two examples.
+        InputError: x has the wrong shape, dtype or values, or fewer than the two examples that a
+            variance needs.
     """
+    vae._check(x)
     if len(x) < 2:
         raise InputError(f"active units need at least 2 examples, got {len(x)}")
-    means = torch.cat([_mean(vae.posterior(rows)) for rows in x.split(ROWS)])
-    return means.var(dim=0) > threshold
+    each = [_mean_and_noise(vae.posterior(rows)) for rows in x.split(ROWS)]
+    means, noise = (torch.cat(parts) for parts in zip(*each, strict=True))
+    return means.var(dim=0) - noise.mean(dim=0) > threshold
 
 
-def _mean(distribution: Distribution) -> Tensor:
+def _mean_and_noise(distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """The mean, and the variance of its estimate."""
     try:
-        return distribution.mean
+        return distribution.mean, torch.zeros_like(distribution.mean)
     except NotImplementedError:
-        return distribution.sample(torch.Size([MEAN_SAMPLES])).mean(dim=0)
+        z = distribution.sample(torch.Size([MEAN_SAMPLES]))
+        return z.mean(dim=0), z.var(dim=0) / MEAN_SAMPLES
 
 
 def aggregated_posterior(vae: VAE, x: Tensor) -> Distribution:
     """q(z) = (1/N) Σₙ q(z | xₙ), a mixture of N components (equation `eq-aggregated`).
 
     `Mixture` says what a density costs.
+
+    Raises:
+        InputError: x has the wrong shape, dtype or values.
     """
+    vae._check(x)
     return Mixture(vae.posterior(x), x.new_zeros(len(x)))
 
 
@@ -177,7 +191,18 @@ def prior_gap(vae: VAE, train: Tensor, test: Tensor, components: int = 20) -> Te
         train: `(M, X)`, the images whose latents are fitted.
         test: `(N, X)`, the images on which both densities are compared.
         components: of the mixture.
+
+    Raises:
+        InputError: one of the sets has the wrong shape, dtype or values, or there are fewer
+            training latents than components.
     """
+    for x in (train, test):
+        vae._check(x)
+    if not 1 <= components <= 10 * len(train):
+        raise InputError(
+            f"cannot fit {components} components to the latents of {len(train)} images, ten each: "
+            f"take between 1 and {10 * len(train)}"
+        )
     from sklearn.mixture import GaussianMixture as FittedMixture
 
     z_train = torch.cat([vae.posterior(train).sample() for _ in range(10)])
@@ -249,16 +274,25 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def modes_found(samples: Tensor, points: Tensor, labels: Tensor) -> int:
-    """How many clusters of labelled points the samples reach.
+    """How many clusters of labelled points of the plane the samples reach.
 
     A cluster is found if at least a quarter of its fair share of the samples lies within three
     standard deviations of its centre.
 
     Args:
-        samples: `(M, X)`.
-        points: `(N, X)`, examples of the clusters.
+        samples: `(M, 2)`.
+        points: `(N, 2)`, examples of the clusters.
         labels: `(N,)`, the cluster of each.
+
+    Raises:
+        InputError: not points of the plane.
     """
+    if samples.shape[-1] != 2 or points.shape[-1] != 2:
+        raise InputError(
+            f"modes_found is for points of the plane, got {samples.shape[-1]} and "
+            f"{points.shape[-1]} numbers each: with many, the examples themselves lie more than "
+            "three standard deviations from their centre"
+        )
     clusters = [points[labels == label] for label in labels.unique()]
     centres = torch.stack([cluster.mean(dim=0) for cluster in clusters])
     scales = torch.stack([cluster.std(dim=0).mean() for cluster in clusters])

@@ -97,7 +97,7 @@ def plot_latents(z: Tensor, labels: Tensor, extent: float = 3.5) -> Figure:
     figure, axis = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     for label in labels.unique().tolist():
         axis.plot(
-            *z[labels == label].cpu().T, linestyle="", marker=f"${label}$", markersize=6,
+            *z[labels == label].detach().cpu().T, linestyle="", marker=f"${label}$", markersize=6,
             markeredgewidth=0, color=COLOURS[label % len(COLOURS)],
         )  # fmt: skip
     radius = (-2 * np.log(0.05)) ** 0.5
@@ -177,14 +177,19 @@ def plot_posteriors(
         axes[0].axis("off")
     else:
         if others is not None:
-            axes[0].plot(*others.cpu().T, ".", color=COLOURS[9], markersize=2)
-        axes[0].plot(*x.cpu(), "o", color=COLOURS[3], markersize=9)
+            axes[0].plot(*others.detach().cpu().T, ".", color=COLOURS[9], markersize=2)
+        axes[0].plot(*x.detach().cpu(), "o", color=COLOURS[3], markersize=9)
         axes[0].set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
     axes[0].set_title("x")
-    top = max(float(value.max()) for value in densities.values())
+    top = max(float(value.detach().max()) for value in densities.values())
     for axis, (name, value) in zip(axes[1:], densities.items(), strict=True):
         axis.imshow(
-            value.T.cpu().numpy(), origin="lower", extent=window, cmap="viridis", vmin=0, vmax=top
+            value.T.detach().cpu().numpy(),
+            origin="lower",
+            extent=window,
+            cmap="viridis",
+            vmin=0,
+            vmax=top,
         )
         axis.set(xlabel="$z_1$", title=name)
         axis.title.set_fontsize("medium")
@@ -194,7 +199,7 @@ def plot_posteriors(
 
 def plot_unit_variances(variance: Tensor, threshold: float = 0.01) -> Figure:
     """The variance of each latent unit's posterior mean, `(D,)`, sorted, against a threshold."""
-    ordered = variance.cpu().sort(descending=True).values.numpy()
+    ordered = variance.detach().cpu().sort(descending=True).values.numpy()
     figure, axis = plt.subplots(figsize=(5.5, 3), layout="constrained")
     units = range(1, len(ordered) + 1)
     axis.bar(units, ordered, color=[COLOURS[0] if v > threshold else COLOURS[9] for v in ordered])

@@ -21,6 +21,7 @@ from flowvae_tutorial import (
     StandardNormal,
     active_units,
     aggregated_posterior,
+    elbo_surgery,
     energy_distance,
     evaluate,
     mean_and_standard_error,
@@ -28,6 +29,7 @@ from flowvae_tutorial import (
     precision_and_recall,
     prior_gap,
 )
+from flowvae_tutorial.data import load
 from flowvae_tutorial.evaluation import elbo_by_level
 
 
@@ -101,6 +103,15 @@ def test_a_flow_that_changes_nothing_keeps_the_active_units() -> None:
     assert active_units(gaussian, x).tolist() == [False, False, True, True]
     assert active_units(flow, x).tolist() == [False, False, True, True]
     assert active_units(flow, x, threshold=0.3).tolist() == [False] * 4
+
+
+def test_the_noise_of_an_estimated_mean_activates_no_unit() -> None:
+    """Scale 4 and 256 samples: a mean has a variance of 0.06 of its own, the threshold is 0.01."""
+    _, vae = gaussian_and_flow([0.0, 0.02, 0.5, -0.5])
+    with torch.no_grad():
+        vae.posterior.net.bias[4:] = math.log(4)
+    active = active_units(vae, standardised(2000, 4))
+    assert active.tolist() == [False, False, True, True]
 
 
 def test_units_that_a_flow_alone_moves_are_active() -> None:
@@ -337,6 +348,35 @@ def test_evaluation_of_bad_data_is_refused(linear_gaussian: Callable[..., Any]) 
         evaluate(vae, torch.full((3, 6), math.nan).double())
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        elbo_surgery,
+        active_units,
+        aggregated_posterior,
+        lambda vae, x: prior_gap(vae, x, torch.zeros(3, 6).double()),
+        lambda vae, x: prior_gap(vae, torch.zeros(3, 6).double(), x),
+    ],
+)
+def test_every_figure_of_bad_data_is_refused(
+    linear_gaussian: Callable[..., Any], call: Callable[[VAE, Tensor], object]
+) -> None:
+    vae = linear_gaussian().vae
+    for x, message in (
+        (torch.full((3, 6), math.nan).double(), "NaN or infinite"),
+        (torch.zeros(3, 2, 3).double(), "flatten each example"),
+        (torch.zeros(0, 6).double(), "empty"),
+    ):
+        with pytest.raises(InputError, match=rf"\A[^\n]*{message}[^\n]*\Z"):
+            call(vae, x)
+
+
+def test_more_components_than_latents_are_refused(linear_gaussian: Callable[..., Any]) -> None:
+    exact = linear_gaussian()
+    with pytest.raises(InputError, match=r"\A[^\n]*20 components[^\n]*between 1 and 10\Z"):
+        prior_gap(exact.vae, exact.data(1), exact.data(5))
+
+
 # --- samples ----------------------------------------------------------------------------------
 
 
@@ -383,6 +423,12 @@ def test_a_cluster_is_found_if_a_quarter_of_its_share_is_near() -> None:
         samples = torch.cat([points[:few], points[-(400 - few) :]])
         assert modes_found(samples, points, labels) == found
     assert modes_found(points + 4.5, points, labels) == 0
+
+
+def test_modes_of_pictures_are_refused() -> None:
+    digits = load("digits")
+    with pytest.raises(InputError, match=r"\A[^\n]*points of the plane, got 64 and 64[^\n]*\Z"):
+        modes_found(digits.test, digits.train, digits.labels["train"])
 
 
 # --- precision and recall ---------------------------------------------------------------------

@@ -744,7 +744,10 @@ def test_sample_hands_its_options_to_the_model(
 
     monkeypatch.setattr(VAE, "sample", spy)
     command(f"sample {weights} --refine-steps 4")
-    assert asked == [(12, True, 4)]
+    command(TRAIN)
+    command(f"sample runs/{RUN}/checkpoint.pt")
+    # Means of pictures, and of points the samples themselves.
+    assert asked[0] == (12, True, 4) and asked[-1] == (100, False, 0)
 
 
 @pytest.mark.parametrize("out", ["grid.jpg", "grid", "png", "folder/grid.PNG.txt"])

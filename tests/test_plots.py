@@ -140,6 +140,14 @@ def test_images_that_carry_a_gradient_can_be_drawn() -> None:
     plots.plot_images(IMAGES.clone().requires_grad_(), (2, 3))
 
 
+def test_latents_and_densities_that_carry_a_gradient_can_be_drawn() -> None:
+    z = torch.rand(9, 2, requires_grad=True)
+    plots.plot_latents(z, torch.arange(9) % 3)
+    plots.plot_unit_variances(z.var(dim=0))
+    density = {"q": torch.rand(5, 5, requires_grad=True)}
+    plots.plot_posteriors(z[0], density, (-1, 1, -1, 1), others=z)
+
+
 def test_each_latent_is_drawn_as_the_number_of_its_class() -> None:
     z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [7.0, 8.0]])
     (axis,) = plots.plot_latents(z, torch.tensor([3, 3, 3, 5])).axes
