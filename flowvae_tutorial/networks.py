@@ -60,12 +60,13 @@ def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.
 
 @contextmanager
 def evaluating(*parts: object) -> Iterator[None]:
-    """Those of `parts` that are modules are in evaluation mode, and afterwards as they were."""
+    """Modules, and modules whose methods are given, are in evaluation mode, then as they were."""
+    owners = (getattr(part, "__self__", part) for part in parts)
     modes = {
         module: module.training
-        for part in parts
-        if isinstance(part, nn.Module)
-        for module in part.modules()
+        for owner in owners
+        if isinstance(owner, nn.Module)
+        for module in owner.modules()
     }
     for module in modes:
         module.training = False

@@ -117,7 +117,8 @@ def test_on_parts_gives_each_network_its_part_of_the_vector(batch: tuple[int, ..
 def test_evaluation_mode_ends_as_it_began_even_after_an_error() -> None:
     net = mlp(2, (3,), 1).train()
     net[0].eval()
-    with pytest.raises(ZeroDivisionError), evaluating(net, print):
-        assert not any(module.training for module in net.modules())
+    other = mlp(2, (), 1)
+    with pytest.raises(ZeroDivisionError), evaluating(net, other.forward, print):
+        assert not any(module.training for module in (*net.modules(), *other.modules()))
         _ = 1 / 0
-    assert net.training and not net[0].training and net[-1].training
+    assert net.training and not net[0].training and net[-1].training and other.training
