@@ -79,8 +79,8 @@ class VAE(nn.Module):
         """Modules that the prior only borrows are trained, moved and saved with their owner."""
         owned = set(self.modules())
         for part in self.prior.modules():
-            for shared in getattr(part, "shares", ()):
-                module = getattr(shared, "__self__", shared)
+            for module in getattr(part, "shares", ()):
+                # Of a method nobody knows which modules it uses.
                 if isinstance(module, nn.Module) and module not in owned:
                     raise InputError(
                         "the prior mixes another posterior than the VAE's, which would not be "

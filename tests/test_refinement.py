@@ -466,7 +466,7 @@ def test_samples_are_decoded_from_refined_latents(name: str) -> None:
         torch.manual_seed(1)
         x = vae.sample(300, refine_steps=steps, refine_lr=0.2, anchor=0.3)
         assert x.shape == (300, 2) and not x.requires_grad
-    plain, refined = decoded
+    plain, refined = (z.squeeze(0) for z in decoded)
     log_prob = vae.prior().log_prob
     expected = refine(plain, log_prob, steps=5, lr=0.2, anchor=0.3)
     torch.testing.assert_close(refined, expected, rtol=0, atol=1e-6)
