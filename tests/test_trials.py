@@ -57,7 +57,9 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
 
     flow = "flow-prior"
     assert {round(gained("step"), 1), round(gained("batch"), 1)} == {0.6}
-    assert round(gained("constant")) == -2
+    assert round(gained("constant")) == round(gained("half-step")) == -2
+    assert round(gained("half-step", "constant"), 1) == -0.3
+    assert round(gained("half-step-long", "constant-long"), 1) == 0.3
     assert 1 - gained("average") / gained("constant") == pytest.approx(0.8, abs=0.05)
     assert round(gained("decay"), 1) == -0.9
     assert round(gained("free-bits"), 1) == -0.6
@@ -73,6 +75,8 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
         for past in [run["history"]]
     }
     assert abs(RECORDS["step-long"]["elbo"] - max(long["gaussian"])) < 0.1
+    for name in ("constant-long", "half-step-long"):
+        assert round(max(long["gaussian"]) - RECORDS[name]["elbo"]) == 2
     assert round(RECORDS["gaussian"]["elbo"] - long["gaussian"][29], 1) == 2.1
     assert round(RECORDS[flow]["elbo"] - long[flow][29], 1) == 3.4
 

@@ -72,6 +72,11 @@ TRIALS = {
         change="batches of 200, step size 3e-3", settings={"batch_size": 200, "lr": 3e-3}
     ),
     "constant": Trial(change="no decay", settings={"decay": 0.0}),
+    "constant-long": Trial(change="no decay", settings={"decay": 0.0}, epochs=LONG),
+    "half-step": Trial(change="no decay, step size 5e-4", settings={"decay": 0.0, "lr": 5e-4}),
+    "half-step-long": Trial(
+        change="no decay, step size 5e-4", settings={"decay": 0.0, "lr": 5e-4}, epochs=LONG
+    ),
     "average": Trial(
         change="no decay, weights averaged over 15 epochs", settings={"decay": 0.0}, average=15
     ),
