@@ -75,6 +75,12 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
         for past in [run["history"]]
     }
     assert abs(RECORDS["step-long"]["elbo"] - max(long["gaussian"])) < 0.1
+    assert round(RECORDS["warmup-long"]["elbo"] - max(long["gaussian"]), 1) == -0.8
+    assert RECORDS["warmup-long"]["active_units"] == 35
+    vae = next(
+        r for r in read_records(BOOK / "results", "dynamic-mnist") if r["model"] == "gaussian"
+    )
+    assert round(RECORDS["warmup-long"]["kl"] - vae["history"]["kl"][-1], 1) == 2.4
     for name in ("constant-long", "half-step-long"):
         assert round(max(long["gaussian"]) - RECORDS[name]["elbo"]) == 2
     assert round(RECORDS["gaussian"]["elbo"] - long["gaussian"][29], 1) == 2.1

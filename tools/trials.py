@@ -77,6 +77,7 @@ TRIALS = {
     "half-step-long": Trial(
         change="no decay, step size 5e-4", settings={"decay": 0.0, "lr": 5e-4}, epochs=LONG
     ),
+    "warmup-long": Trial(change="warm-up of 100 epochs", settings={"warmup": 100}, epochs=LONG),
     "average": Trial(
         change="no decay, weights averaged over 15 epochs", settings={"decay": 0.0}, average=15
     ),
