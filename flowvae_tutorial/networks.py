@@ -60,7 +60,7 @@ def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.
 
 @contextmanager
 def evaluating(*parts: object) -> Iterator[None]:
-    """Modules, and modules whose methods are given, are in evaluation mode, then as they were."""
+    """Modules, or the owners of methods, in evaluation mode; afterwards they are as they were."""
     owners = (getattr(part, "__self__", part) for part in parts)
     modes = {
         module: module.training

@@ -181,16 +181,10 @@ def plot_posteriors(
         axes[0].plot(*x.detach().cpu(), "o", color=COLOURS[3], markersize=9)
         axes[0].set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
     axes[0].set_title("x")
-    top = max(float(value.detach().max()) for value in densities.values())
-    for axis, (name, value) in zip(axes[1:], densities.items(), strict=True):
-        axis.imshow(
-            value.T.detach().cpu().numpy(),
-            origin="lower",
-            extent=window,
-            cmap="viridis",
-            vmin=0,
-            vmax=top,
-        )
+    shown = {name: value.detach().T.cpu().numpy() for name, value in densities.items()}
+    top = max(value.max() for value in shown.values())
+    for axis, (name, value) in zip(axes[1:], shown.items(), strict=True):
+        axis.imshow(value, origin="lower", extent=window, cmap="viridis", vmin=0, vmax=top)
         axis.set(xlabel="$z_1$", title=name)
         axis.title.set_fontsize("medium")
     axes[1].set_ylabel("$z_2$")

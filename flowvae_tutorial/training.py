@@ -88,11 +88,11 @@ def fit(
 ) -> History:
     """Train `vae` on `data.train` and leave it with the weights of its best epoch.
 
-    So does a run that fails or is interrupted. Best is the highest validation ELBO, always at β = 1
-    whatever `beta` is. The caller's random state is left as it was: epoch e draws everything from a
-    seed made of `seed` and e, which is also what makes a resumed run equal to an uninterrupted one.
-    Under torchrun every process calls this with the same arguments: each takes its share of every
-    batch, and the first one writes the checkpoint.
+    A run that fails or is interrupted leaves it so, too. Best is the highest validation ELBO, always
+    at β = 1 whatever `beta` is. The caller's random state is left as it was: epoch e draws
+    everything from a seed made of `seed` and e, which is also what makes a resumed run equal to an
+    uninterrupted one. Under torchrun every process calls this with the same arguments: each takes
+    its share of every batch, and the first one writes the checkpoint.
 
     Args:
         vae: the model; it is moved to `device`, and left in evaluation mode.
@@ -106,7 +106,8 @@ def fit(
         warmup: epochs over which that weight rises linearly from 0.
         patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
         seed: of the batches' order, their noise and the posterior samples.
-        device: where to train; by default where the data are.
+        device: where to train, a name as `device_by_name` takes it too; by default where the data
+            are.
         checkpoint: a file written after each epoch. If it exists, the run goes on from it.
         name: the model's, for the checkpoint to say what it is of.
         progress: show a progress bar.
@@ -136,7 +137,9 @@ def fit(
         )
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
-    device = torch.device(device or data.train.device)
+    if isinstance(device, str):
+        device = device_by_name(device)
+    device = device or data.train.device
     checkpoint = None if checkpoint is None else Path(checkpoint)
     vae.to(device)
     data = data.to(device)

@@ -38,7 +38,8 @@ class VAE(nn.Module):
     - `likelihood(z)` returns p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`.
 
     Each is a module that returns a `torch.distributions.Distribution`. Any object with that
-    call signature fits. Kingma and Welling (2014).
+    call signature fits. A prior that works with modules of the other two names them in a tuple
+    `shares`. Kingma and Welling (2014).
 
     Example:
         >>> import torch

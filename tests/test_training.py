@@ -604,7 +604,7 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_never_reach_the_checkpoin
 
 @pytest.mark.parametrize("error", [NotFinite, KeyboardInterrupt])
 def test_a_run_that_ends_early_leaves_the_best_weights_so_far(
-    data: Data, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    data: Data, error: type[BaseException]
 ) -> None:
     vae, three = model(data, Spoilt), model(data)
     run(three, data, epochs=3)
@@ -632,6 +632,9 @@ def test_a_device_and_a_checkpoint_may_be_strings(data: Data, tmp_path: Path) ->
     path, vae = tmp_path / "run.pt", model(data)
     run(vae, data, epochs=1, device="cpu", checkpoint=str(path))
     assert len(load_checkpoint(path)["history"]["loss"]) == 1
+    with pytest.raises(InputError, match="no device 'nonsense' here") as error:
+        run(vae, data, epochs=1, device="nonsense")
+    one_line(error)
 
 
 @pytest.mark.parametrize(

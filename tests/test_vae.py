@@ -661,16 +661,16 @@ def test_a_prior_of_another_posterior_is_refused() -> None:
 def test_a_network_with_batch_normalisation_is_not_changed_by_being_looked_at() -> None:
     prior, _, likelihood = parts()
     normalised = nn.BatchNorm1d(FEATURES)
-    net = nn.Sequential(normalised, nn.Dropout(0.5), nn.Linear(FEATURES, 2 * LATENT))
-    posterior = GaussianPosterior(net)
-    net[1].eval()
+    dropout, held = nn.Dropout(0.5), nn.Dropout(0.5).eval()
+    linear = nn.Linear(FEATURES, 2 * LATENT)
+    posterior = GaussianPosterior(nn.Sequential(normalised, dropout, held, linear))
     before, state = copy.deepcopy(posterior.state_dict()), torch.get_rng_state()
     VAE(prior, posterior, likelihood)
+    assert torch.equal(torch.get_rng_state(), state)
     VAE(VampPrior(posterior, torch.rand(5, FEATURES)), posterior, likelihood)
     after = posterior.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert normalised.training and not net[1].training
-    torch.set_rng_state(state)
+    assert normalised.training and dropout.training and not held.training
 
 
 class OneRowAPicture(nn.Module):
