@@ -88,9 +88,9 @@ def fit(
 ) -> History:
     """Train `vae` on `data.train` and leave it with the weights of its best epoch.
 
-    A run that fails or is interrupted leaves it so, too. Best is the highest validation ELBO, always
-    at β = 1 whatever `beta` is. The caller's random state is left as it was: epoch e draws
-    everything from a seed made of `seed` and e, which is also what makes a resumed run equal to an
+    A run that fails or is interrupted leaves it so, too. Best is the highest validation ELBO, at
+    β = 1 whatever `beta` is. The caller's random state is left as it was: epoch e draws everything
+    from a seed made of `seed` and e, which is also what makes a resumed run equal to an
     uninterrupted one. Under torchrun every process calls this with the same arguments: each takes
     its share of every batch, and the first one writes the checkpoint.
 
