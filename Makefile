@@ -36,7 +36,7 @@ test: $(READY)  ## lint, build the book, test package and pages, re-execute ever
 		-n 2 --dist loadscope
 
 colab: wheel  ## run every chapter as Colab does: stock packages, the wheel, an empty folder
-	$(BIN)/pytest tests/test_colab.py -m colab -n 2
+	$(BIN)/pytest tests/book/test_colab.py -m colab -n 2
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import downloads
 from .errors import InputError
+from .storage import downloads
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,15 @@ from flowvae_tutorial import (
     refine,
 )
 from flowvae_tutorial.data import load
-from flowvae_tutorial.files import write_whole
-from flowvae_tutorial.models import Sizes
-from flowvae_tutorial.records import (
+from flowvae_tutorial.experiments.records import (
     Interval,
     book_results,
     current_commit,
     interval,
     read_records,
 )
+from flowvae_tutorial.models import Sizes
+from flowvae_tutorial.storage.files import write_whole
 
 BOOK = Path(__file__).parents[1] / "book"
 Run = dict[str, Any]

@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.files import write_whole
+from flowvae_tutorial.experiments.records import book_results, current_commit
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
-from flowvae_tutorial.records import book_results, current_commit
-from flowvae_tutorial.training import History, _validate
+from flowvae_tutorial.storage.files import write_whole
+from flowvae_tutorial.training import History
+from flowvae_tutorial.training.loop import _validate
 
 SHORT, LONG = 30, 150
 # Nats that a unit may cost for nothing.

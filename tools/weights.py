@@ -14,12 +14,12 @@ import torch
 
 from flowvae_tutorial import VAE, mean_and_standard_error
 from flowvae_tutorial.data import load
-from flowvae_tutorial.files import write_whole
+from flowvae_tutorial.experiments.record_files import run_name
+from flowvae_tutorial.experiments.records import book_results
 from flowvae_tutorial.pretrained import FOLDER, pretrained_models
-from flowvae_tutorial.record_files import run_name
-from flowvae_tutorial.records import book_results
-from flowvae_tutorial.runs import Trained, load_trained
-from flowvae_tutorial.weights import pack, write_weights
+from flowvae_tutorial.storage.files import write_whole
+from flowvae_tutorial.storage.trained import Trained, load_trained
+from flowvae_tutorial.storage.weights import pack, write_weights
 
 # Enough for a difference of two estimates that share their noise.
 SAMPLES = 200

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..runs import Trained, load_trained
+from ..storage.trained import Trained, load_trained
 from ..vae import VAE
 
 FOLDER = Path(__file__).parent

@@ -1,0 +1,115 @@
+"""Pictures and tables that commands leave behind."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..data import Data, load, outline
+from ..errors import InputError
+from ..plots import COLOURS, plot_images, plot_rows
+from ..storage.files import write_whole
+from ..storage.trained import load_trained
+from ..vae import VAE
+from .record_files import Record, run_name
+
+# Columns of the report's pictures.
+COLUMNS = 12
+
+
+def draw_run(vae: VAE, data: Data, path: Path) -> Path:
+    """Samples above reconstructions for images, clouds of points for points.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flowvae_tutorial import build
+        >>> from flowvae_tutorial.data import load
+        >>> from flowvae_tutorial.experiments.pictures import draw_run
+        >>> data = load("rings")
+        >>> draw_run(build("gaussian", data), data, Path("rings.png")).name
+        'rings.png'
+    """
+    torch.manual_seed(0)
+    if data.image_shape is None:
+        return draw_samples(vae.sample(len(data.test)), data, path)
+    x = data.test[:10]
+    images = torch.cat([vae.sample(30, mean=True), x, vae.reconstruct(x)])
+    title = "30 samples; below, 10 test images and their reconstructions"
+    return draw_samples(images, data, path, title)
+
+
+def draw_samples(x: Tensor, data: Data, path: Path, title: str = "") -> Path:
+    """A grid of images `(N, X)`, or points `(N, 2)` above those of the test data."""
+    if data.image_shape is None:
+        figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+        axis.plot(*data.test.cpu().T, ".", ms=3, color=COLOURS[9], label="test data")
+        axis.plot(*x.cpu().T, ".", ms=3, color=COLOURS[0], label="samples")
+        axis.set(xlabel="$x_1$", ylabel="$x_2$", title="test data and samples")
+        axis.legend()
+    else:
+        figure = plot_images(x.cpu(), data.image_shape)
+        figure.suptitle(title)
+    return _save(figure, path)
+
+
+def draw_report(records: Sequence[Record], runs: Path, folder: Path) -> list[Path]:
+    """Reconstructions and samples of every run of images whose checkpoint is in `runs`.
+
+    Raises:
+        InputError: there is no such run, or their data are not to be had.
+    """
+    pictures = []
+    for name in dict.fromkeys(record["data"] for record in records):
+        shape = outline(name).image_shape
+        if shape is None:
+            continue
+        kept = {}
+        for record in records:
+            run = run_name(record["model"], name, record["beta"], record["seed"])
+            checkpoint = runs / run / "checkpoint.pt"
+            first = record["seed"] == 0 and record["beta"] == 1
+            if record["data"] == name and first and checkpoint.exists():
+                kept[record["model"]] = load_trained(checkpoint).vae
+        if not kept:
+            continue
+        x = load(name).test[:COLUMNS]
+        torch.manual_seed(0)
+        rebuilt = {model: vae.reconstruct(x) for model, vae in kept.items()}
+        samples = {model: vae.sample(COLUMNS, mean=True) for model, vae in kept.items()}
+        figure = plot_rows({"test images": x, **rebuilt}, shape)
+        pictures.append(_save(figure, folder / f"{name}-reconstructions.png"))
+        pictures.append(_save(plot_rows(samples, shape), folder / f"{name}-samples.png"))
+    if not pictures:
+        raise InputError(f"no checkpoint in {runs} belongs to a record of images: run `reproduce`")
+    return pictures
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, facecolor="white", format="png", bbox_inches="tight")
+    plt.close(figure)
+    return write_whole(path, buffer.getvalue())
+
+
+def figures_of(record: Record) -> str:
+    """The test figures of one run, to be read in a terminal."""
+    nll = record["nll"]
+    # Every level of a hierarchy has as many.
+    units = record["sizes"]["latent"] * len(record["kl"])
+    rows = [
+        ("NLL", f"{nll['mean']:.2f} ± {nll['standard_error']:.2f}", "nats per example"),
+        ("ELBO", f"{record['elbo']:.2f}", "nats per example"),
+        ("reconstruction", f"{record['reconstruction']:.2f}", "nats per example"),
+        ("KL", f"{sum(record['kl']):.2f}", "nats per example"),
+        ("active units", f"{record['active_units']} of {units}", ""),
+    ]
+    head = (
+        f"{record['model']} on {record['data']}, seed {record['seed']}: best epoch "
+        f"{record['best_epoch']} of {record['epochs']}; {record['num_test']} test examples, "
+        f"S = {record['num_samples']}"
+    )
+    return "\n".join([head, *(f"  {n:<15}{v:>16}  {unit}".rstrip() for n, v, unit in rows)])

@@ -1,0 +1,7 @@
+"""Training: one loop for every model, on one device or several."""
+
+from ..storage.checkpoints import History
+from .loop import NotFinite, fit
+from .ranks import device_by_name
+
+__all__ = ["History", "NotFinite", "device_by_name", "fit"]

@@ -1,0 +1,252 @@
+"""One training loop for every model: warm-up, early stopping, exact checkpoints."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import Data
+from ..errors import InputError
+from ..storage.checkpoints import History, load_checkpoint_of, save_checkpoint
+from ..vae import VAE
+from .progress import progress_bar
+from .ranks import device_by_name, mean_over_ranks, rank_and_world, share_of
+
+# Posterior samples per validation example, and the seed they are drawn with at every epoch:
+# epochs are then compared on the same noise.
+VALIDATION_SAMPLES = 8
+VALIDATION_SEED = 2**31 - 1
+
+
+class NotFinite(RuntimeError):
+    """The loss is NaN or infinite; the message names the epoch and step."""
+
+
+def fit(
+    vae: VAE,
+    data: Data,
+    *,
+    epochs: int = 200,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    decay: float = 0.0,
+    clip: float = math.inf,
+    beta: float = 1.0,
+    warmup: int = 20,
+    patience: int = 50,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    checkpoint: Path | str | None = None,
+    name: str = "",
+    progress: bool = False,
+) -> History:
+    """Train `vae` on `data.train` and leave it with the weights of its best epoch.
+
+    A run that fails or is interrupted leaves it so, too. Best is the highest validation ELBO, at
+    β = 1 whatever `beta` is. The caller's random state is left as it was: epoch e draws everything
+    from a seed made of `seed` and e, which is also what makes a resumed run equal to an
+    uninterrupted one. Under torchrun every process calls this with the same arguments: each takes
+    its share of every batch, and the first one writes the checkpoint.
+
+    Args:
+        vae: the model; it is moved to `device`, and left in evaluation mode.
+        data: what to train on.
+        epochs: at most so many passes over the training images.
+        batch_size: examples a step.
+        lr: Adam's step size.
+        decay: the last part of `epochs`, from 0 to 1, over which `lr` falls linearly to zero.
+        clip: the largest norm of a step's gradient; a longer one is scaled down to it.
+        beta: the weight of the KL term after warm-up.
+        warmup: epochs over which that weight rises linearly from 0.
+        patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
+        seed: of the batches' order, their noise and the posterior samples.
+        device: where to train, a name as `device_by_name` takes it too; by default where the data
+            are.
+        checkpoint: a file written after each epoch. If it exists, the run goes on from it.
+        name: the model's, for the checkpoint to say what it is of.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: an argument makes no sense, the checkpoint is damaged or of another run, or the
+            device has too little memory for a batch.
+        NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
+
+    Example:
+        >>> from flowvae_tutorial import build, fit
+        >>> from flowvae_tutorial.data import load
+        >>> data = load("rings")
+        >>> vae = build("gaussian", data)
+        >>> history = fit(vae, data, epochs=2)
+        >>> len(history.loss), 1 <= history.best_epoch <= 2
+        (2, True)
+    """
+    # Written so that NaN is refused, too.
+    positive = lr > 0 and clip > 0 and beta >= 0 and 0 <= decay <= 1
+    if not positive or epochs < 1 or batch_size < 1 or warmup < 0 or patience < 1:
+        raise InputError(
+            "fit needs epochs, batch_size and patience of at least 1, positive lr and clip, a "
+            f"decay from 0 to 1, and beta and warmup not below 0; got epochs={epochs}, "
+            f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
+            f"beta={beta}, warmup={warmup}"
+        )
+    if len(data.train) == 0 or len(data.validation) == 0:
+        raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
+    if isinstance(device, str):
+        device = device_by_name(device)
+    device = device or data.train.device
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    vae.to(device)
+    data = data.to(device)
+    _look_at(vae, data)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    history = History()
+    best = _copy(vae)
+    # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
+    # the step size depends on them.
+    run = {
+        "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
+        "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
+        "decay": (decay, epochs) if decay else None,
+        "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
+    }  # fmt: skip
+    if checkpoint is not None and checkpoint.exists():
+        history, best = _resume(checkpoint, run, vae, optimizer)
+    rank, world = rank_and_world()
+    model = DistributedDataParallel(vae) if world > 1 else vae
+    bar = progress_bar(
+        desc=name or None, total=epochs, initial=len(history.loss), unit="epoch",
+        disable=not progress or rank > 0,
+    )  # fmt: skip
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with bar, forked, _leave_with(vae, best):
+        for epoch in range(len(history.loss) + 1, epochs + 1):
+            if epoch - 1 - max(history.best_epoch, warmup) >= patience:
+                break
+            start = time.perf_counter()
+            torch.manual_seed(1_000_003 * seed + epoch)
+            left = (epochs + 1 - epoch) / epochs
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, left / decay if decay else 1.0)
+            try:
+                loss = _train_epoch(
+                    model, data, optimizer, batch_size, clip,
+                    beta * min(1.0, epoch / max(1, warmup)), epoch,
+                )  # fmt: skip
+                reconstruction, kl = _validate(vae, data.validation)
+            except torch.OutOfMemoryError as error:
+                smaller = batch_size // 2 or "another device or a smaller model"
+                raise InputError(
+                    f"{device} has too little memory for batches of {batch_size}: try {smaller}"
+                ) from error
+            # The last step may have spoilt the weights without any loss showing it.
+            if not math.isfinite(reconstruction - kl):
+                raise NotFinite(
+                    f"the validation ELBO is {reconstruction - kl} after epoch {epoch}: lower the "
+                    "learning rate or look at the data"
+                )
+            history.loss.append(loss)
+            history.reconstruction.append(reconstruction)
+            history.kl.append(kl)
+            if history.best_epoch == 0 or history.elbo[-1] > history.elbo[history.best_epoch - 1]:
+                history.best_epoch = epoch
+                best.update(_copy(vae))
+            history.seconds += time.perf_counter() - start
+            if checkpoint is not None and rank == 0:
+                state = {
+                    "run": run, "epochs": epochs, "history": asdict(history), "best": best,
+                    "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                }  # fmt: skip
+                save_checkpoint(checkpoint, state)
+            bar.update()
+            bar.set_postfix_str(f"validation ELBO {history.elbo[-1]:.2f} nats")
+    return history
+
+
+@contextmanager
+def _leave_with(vae: VAE, best: dict[str, Tensor]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        vae.load_state_dict(best)
+        vae.eval()
+
+
+@torch.no_grad()
+def _look_at(vae: VAE, data: Data) -> None:
+    """Refuse data of the wrong form or values before the first step, which may not look at them."""
+    vae._check(data.validation)
+    with torch.random.fork_rng(devices=[]):
+        vae._check(data.batch(data.train))
+
+
+def _train_epoch(
+    model: nn.Module,
+    data: Data,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    clip: float,
+    beta: float,
+    epoch: int,
+) -> float:
+    losses = []
+    model.train()
+    rank, world = rank_and_world()
+    order = torch.randperm(len(data.train), device=data.train.device)
+    if world > 1:
+        # One order for all processes, and noise of its own for each; no seed that another epoch
+        # or run has, up to 7,918 epochs on 125 devices.
+        torch.manual_seed(torch.initial_seed() + 7_919 * (1 + rank))
+    for batch in order.split(batch_size):
+        rows, weight = share_of(batch)
+        loss = model(data.batch(data.train[rows]), beta)
+        optimizer.zero_grad()
+        (loss * weight if world > 1 else loss).backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        losses.append(loss.detach())
+    # One look an epoch: a look a step would stall a GPU.
+    every = torch.stack(losses)
+    if not every.isfinite().all():
+        step = int((~every.isfinite()).nonzero()[0]) + 1
+        raise NotFinite(
+            f"the loss is {every[step - 1].item()} at epoch {epoch}, step {step}: lower the "
+            "learning rate or look at the data"
+        )
+    return mean_over_ranks(every.mean()).item()
+
+
+@torch.no_grad()
+def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
+    torch.manual_seed(VALIDATION_SEED)
+    vae.eval()
+    try:
+        parts = [vae.elbo(rows, VALIDATION_SAMPLES) for rows in x.split(1000)]
+    except InputError:
+        vae._check(x)
+        # The data are fine: a flow was given what spoilt weights made of them.
+        return math.nan, math.nan
+    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean()
+    kl = torch.cat([part.kl for part in parts], dim=1).mean()
+    return mean_over_ranks(reconstruction).item(), mean_over_ranks(kl).item()
+
+
+def _copy(vae: VAE) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
+def _resume(
+    path: Path, run: dict[str, Any], vae: VAE, optimizer: torch.optim.Optimizer
+) -> tuple[History, dict[str, Tensor]]:
+    state = load_checkpoint_of(run, path)
+    vae.load_state_dict(state["vae"])
+    optimizer.load_state_dict(state["optimizer"])
+    best = {name: value.to(next(vae.parameters()).device) for name, value in state["best"].items()}
+    return History(**state["history"]), best

@@ -1,0 +1,215 @@
+"""Every figure of chapter 8's tables stands in a record, and each record there is complete."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flowvae_tutorial.experiments.record_files import Record
+from flowvae_tutorial.experiments.records import read_records
+
+BOOK = Path(__file__).parents[2] / "book"
+DYNAMIC = read_records(BOOK / "results", "dynamic-mnist")
+STATIC = read_records(BOOK / "results", "static-mnist")
+LONG = read_records(BOOK / "results" / "long")
+RECORDS = DYNAMIC + LONG + STATIC
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
+
+
+def tables(path: Path) -> Iterator[list[list[str]]]:
+    """The tables that a notebook's cells have printed, as rows of texts, without their heads."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {}).get("text/markdown", "")
+            lines = [line for line in shown.splitlines() if line.startswith("|")]
+            if lines:
+                yield [[text.strip() for text in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def numbers(text: str) -> list[str]:
+    return NUMBER.findall(text.replace("−", "-"))
+
+
+def figures(record: Record) -> set[str]:
+    """What a table may print of a record, as it would print it."""
+    nll, elbo, hours = record["nll"]["mean"], record["elbo"], record["seconds"] / 3600
+    units = record["sizes"]["latent"] * len(record["kl"])
+    return {
+        f"{nll:.2f}", f"{record['nll']['standard_error']:.2f}", f"{-elbo:.2f}",
+        f"{-elbo - nll:.2f}", f"{-record['reconstruction']:.2f}",
+        *(f"{level:.1f}" for level in record["kl"]), str(record["active_units"]), str(units),
+        f"{record['parameters'] / 1e6:.2f}", str(record["best_epoch"]), str(record["epochs"]),
+        f"{hours:.1f}",
+    }  # fmt: skip
+
+
+def missing(row: list[str], record: Record) -> list[str]:
+    """The numbers of a row that its record does not hold."""
+    return [text for cell in row[1:] for text in numbers(cell) if text not in figures(record)]
+
+
+def record_of(row: list[str]) -> Record:
+    """The one record whose NLL the row prints in bold."""
+    [nll] = re.findall(r"\*\*(.+?)\*\*", " ".join(row))
+    [record] = [record for record in RECORDS if f"{record['nll']['mean']:.2f}" == nll]
+    return record
+
+
+@pytest.fixture(scope="module")
+def printed() -> list[list[list[str]]]:
+    # The first is of the trials, which have a test of their own.
+    _, *found = tables(BOOK / "08_results.ipynb")
+    assert len(found) == 5, "results, what they took, ours beside the papers', longer runs, static"
+    return found
+
+
+@pytest.mark.parametrize(
+    "record", RECORDS, ids=lambda record: f"{record['model']}-{record['data']}-{record['epochs']}"
+)
+def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Record) -> None:
+    assert record["num_samples"] == 5000
+    assert record["num_test"] == len(record["nll"]["per_example"]) == 10_000
+    mean = sum(record["nll"]["per_example"]) / 10_000
+    assert mean == pytest.approx(record["nll"]["mean"], abs=1e-3)
+    assert record["elbo"] == pytest.approx(record["reconstruction"] - sum(record["kl"]), abs=1e-3)
+    assert record["elbo"] < -record["nll"]["mean"], "a bound lies below"
+    assert len(record["history"]["loss"]) == record["epochs"]
+
+
+def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
+    results, efforts, beside, longer, static = printed
+    for rows, records in (
+        (results, DYNAMIC), (beside, DYNAMIC), (longer, LONG), (static, STATIC)
+    ):  # fmt: skip
+        assert sorted(record_of(row)["model"] for row in rows) == sorted(
+            record["model"] for record in records
+        )
+    for row, effort in zip(results, efforts, strict=True):
+        assert row[0] == effort[0]
+        assert missing(row, record_of(row)) == [], row[0]
+        assert missing(effort, record_of(row)) == [], row[0]
+
+
+def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
+    for name, theirs, _, ours, difference, epochs in chain.from_iterable(printed[2:]):
+        record = record_of([ours])
+        assert missing([name, ours, epochs], record) == []
+        if theirs == "—":
+            assert difference == "—"
+            continue
+        [paper] = map(float, numbers(theirs))
+        assert float(difference.replace("−", "-")) == pytest.approx(
+            record["nll"]["mean"] - paper, abs=0.006
+        )
+
+
+def test_the_excursion_of_which_the_page_tells_is_in_its_record() -> None:
+    [record] = [record for record in DYNAMIC if record["model"] == "flow-both"]
+    first, second, *_ = record["history"]["loss"]
+    text = (BOOK / "08_results.ipynb").read_text()
+    assert f"first epoch is {first:,.0f} nats, and of the second {second:.0f}." in text
+    # And of the other, a hundred epochs later.
+    (before, astray, after), kl = record["history"]["loss"][99:102], record["history"]["kl"]
+    assert f"training loss of that epoch is {astray:.0f} nats" in text
+    assert [round(before), round(after)] == [86, 86] and round(kl[100] / 1e6) == 30
+    reconstruction = record["history"]["reconstruction"][99:102]
+    assert max(reconstruction) - min(reconstruction) < 0.1
+    assert kl[101] < 24 and record["best_epoch"] != 101
+
+
+def bounds(record: Record) -> tuple[list[float], list[float]]:
+    """−ELBO in training, with the β of the epoch, and in validation: one entry an epoch."""
+    past = record["history"]
+    return past["loss"], [k - r for r, k in zip(past["reconstruction"], past["kl"], strict=True)]
+
+
+def gap(record: Record) -> float:
+    return float(-record["elbo"] - record["nll"]["mean"])
+
+
+def test_what_the_page_says_of_the_rows_is_in_the_records() -> None:
+    run = {record["model"]: record for record in DYNAMIC}
+    nll = {model: record["nll"]["mean"] for model, record in run.items()}
+    flexible = set(nll) - {"gaussian"}
+    assert {record["epochs"] for record in DYNAMIC + STATIC} == {150}
+    assert all(gap(run[model]) < gap(run["gaussian"]) for model in flexible)
+    behind = [nll["gaussian"] - nll[model] for model in flexible]
+    assert round(min(behind), 1) == 2.3 and round(max(behind), 1) == 3.0
+    assert max(nll[model] for model in flexible) - min(nll.values()) < 0.7
+    # Beside the papers' figures, and flows at both ends beside one.
+    short = {"gaussian": 84.50, "vampprior": 82.38, "hierarchical-vampprior": 81.24}
+    assert [round(nll[model] - paper, 1) for model, paper in short.items()] == [0.9, 0.7, 1.3]
+    assert round(nll["flow-prior"] - 80.43, 1) == 2.0
+    assert round(nll["vampprior"] - nll["hierarchical-vampprior"], 1) == 0.5
+    both, one = run["flow-both"], run["flow-prior"]
+    assert round(nll["flow-both"] - nll["flow-prior"], 1) == 0.3
+    assert round(nll["hierarchical-flow-prior"] - nll["flow-prior"], 1) == 0.3
+    assert round(gap(one) - gap(both), 1) == 0.2
+    assert one["kl"][0] - both["kl"][0] == pytest.approx(1, abs=0.15)
+    assert one["reconstruction"] - both["reconstruction"] == pytest.approx(1, abs=0.15)
+
+
+def test_what_the_page_says_of_the_longer_runs_is_in_the_records() -> None:
+    nll = {record["model"]: record["nll"]["mean"] for record in DYNAMIC}
+    longer = {record["model"]: record for record in LONG}
+    assert set(longer) == {"gaussian"}
+    [vae] = longer.values()
+    assert vae["data"] == "dynamic-mnist" and vae["epochs"] == vae["best_epoch"] == 400
+    assert round(nll["gaussian"] - vae["nll"]["mean"], 1) == 0.9
+    assert abs(vae["nll"]["mean"] - 84.50) < 0.1
+    flexible = [value for model, value in nll.items() if model != "gaussian"]
+    assert round(vae["nll"]["mean"] - max(flexible), 1) == 1.4
+
+
+def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
+    past = {record["model"]: bounds(record)[1] for record in DYNAMIC}
+
+    def order(epoch: int) -> list[str]:
+        return sorted(past, key=lambda model: past[model][epoch - 1])
+
+    def gained(model: str, start: int, end: int) -> float:
+        return past[model][start - 1] - past[model][end - 1]
+
+    assert order(30)[0] == order(75)[0] == "hierarchical-vampprior"
+    assert order(150)[:2] == ["flow-prior", "flow-both"]
+    for model in past:
+        more = gained(model, 75, 100) - gained(model, 50, 75)
+        assert 0.4 < more < 0.9 and gained(model, 130, 150) > 0.5
+        if "flow" in model:
+            assert 3.65 < gained(model, 75, 150) < 3.95
+        elif "vampprior" in model:
+            assert gained(model, 75, 150) == pytest.approx(3.2, abs=0.06)
+
+
+def test_what_the_page_says_of_learning_by_heart_is_in_the_records() -> None:
+    static = {record["model"]: record for record in STATIC}
+    dynamic = {r["model"]: r for r in DYNAMIC if r["model"] in static}
+    assert len(static) == len(dynamic) == 3
+
+    def ahead(record: Record) -> float:
+        training, validation = bounds(record)
+        return validation[-1] - training[-1]
+
+    def arrived(record: Record) -> float:
+        training, validation = (
+            sum(curve[45:55]) / 10 - sum(curve[65:75]) / 10 for curve in bounds(record)
+        )
+        assert training == pytest.approx(1, abs=0.2)
+        return validation / training
+
+    for model, record in static.items():
+        assert 8 < ahead(record) < 9.5 and ahead(dynamic[model]) == pytest.approx(2, abs=0.3)
+        assert arrived(record) < 0.26 and arrived(dynamic[model]) == pytest.approx(0.75, abs=0.06)
+        assert gap(record) - gap(dynamic[model]) == pytest.approx(2, abs=0.2)
+        assert record["best_epoch"] == dynamic[model]["best_epoch"] == 150
+    step = static["gaussian"]["nll"]["mean"] - static["vampprior"]["nll"]["mean"]
+    assert round(step, 1) == 2.3
+
+
+def test_a_figure_that_is_in_no_record_is_found() -> None:
+    record = RECORDS[0]
+    row = [record["model"], f"**{record['nll']['mean']:.2f}**", f"{-record['elbo'] + 0.01:.2f}"]
+    assert missing(row, record) == [f"{-record['elbo'] + 0.01:.2f}"]

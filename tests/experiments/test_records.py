@@ -1,0 +1,600 @@
+"""Records hold to their schema, and an interval covers what it says it covers."""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from flowvae_tutorial import VAE, History, InputError, build, fit
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.experiments import records
+from flowvae_tutorial.experiments.records import (
+    SCHEMA,
+    Record,
+    current_commit,
+    interval,
+    make_record,
+    paired_interval,
+    paired_table,
+    read_records,
+    run_name,
+    table,
+    write_record,
+)
+from flowvae_tutorial.models import Sizes, default_sizes
+
+RESULTS = Path(__file__).parents[2] / "book" / "results"
+
+
+@pytest.fixture(scope="module")
+def made() -> Record:
+    """The record of a tiny run."""
+    rings = load("rings")
+    data = replace(
+        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:30],
+        labels={"train": rings.labels["train"][:200]},
+    )  # fmt: skip
+    sizes = Sizes(latent=2, hidden=(8,), components=3, pseudo_inputs=4)
+    vae = build("gaussian", data, sizes)
+    history = fit(vae, data, epochs=2, seed=7)
+    before = torch.get_rng_state()
+    record = make_record(
+        "gaussian", vae, data, sizes, history, seed=7, beta=1.0, num_samples=20, commit="abc1234"
+    )
+    assert torch.equal(before, torch.get_rng_state()), "the caller's random state is left"
+    return record
+
+
+@pytest.fixture
+def record(made: Record) -> Record:
+    return copy.deepcopy(made)
+
+
+def refusal(record: Any, folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        write_record(record, folder)
+    assert not list(folder.iterdir()), "a record that breaks the schema is not written"
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- one record -------------------------------------------------------------------------------
+
+
+def test_a_record_of_points_compares_samples_and_one_of_images_does_not(record: Record) -> None:
+    assert 0 <= record["modes"] <= 8
+    assert record["energy_distance"] > 0.05, "two epochs are too few"
+    assert all("modes" not in r for r in read_records(RESULTS, "digits"))
+
+
+def test_a_record_says_what_the_run_was(record: Record) -> None:
+    said = {key: record[key] for key in ("model", "data", "seed", "beta", "epochs", "commit")}
+    assert said == {
+        "model": "gaussian", "data": "rings", "seed": 7, "beta": 1, "epochs": 2,
+        "commit": "abc1234",
+    }  # fmt: skip
+    assert record["sizes"] == {
+        "latent": 2, "hidden": [8], "components": 3, "pseudo_inputs": 4, "transforms": 6,
+        "flow_hidden": [64, 64],
+    }  # fmt: skip
+    assert (record["num_test"], record["num_samples"]) == (30, 20)
+    assert record["best_epoch"] in (1, 2)
+    assert record["device"] and record["torch"] == torch.__version__
+
+
+def test_the_summary_of_a_record_is_of_its_own_examples(record: Record) -> None:
+    examples = record["nll"]["per_example"]
+    assert len(examples) == record["num_test"]
+    # Examples are rounded to 0.001.
+    assert record["nll"]["mean"] == pytest.approx(np.mean(examples), abs=1e-3)
+    assert record["nll"]["standard_error"] == pytest.approx(stats.sem(examples), abs=1e-3)
+    difference = record["reconstruction"] - sum(record["kl"])
+    assert record["elbo"] == pytest.approx(difference, abs=1e-3)
+    assert 0 <= record["active_units"] <= 2
+
+
+def test_a_record_is_read_back_as_it_was_written(record: Record, tmp_path: Path) -> None:
+    path = write_record(record, tmp_path / "new" / "folder")
+    assert path.name == "rings-gaussian-seed7.json"
+    assert read_records(path.parent) == [record]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("key", SCHEMA["required"])
+def test_a_record_that_lacks_a_field_is_refused_by_its_name(
+    record: Record, tmp_path: Path, key: str
+) -> None:
+    del record[key]
+    # Without these four the record has no name of a file, so it is read and not written.
+    (tmp_path / "some.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"'{key}' is a required") as error:
+        read_records(tmp_path)
+    assert "some.json" in str(error.value)
+
+
+def test_the_schema_has_the_fields_of_the_design() -> None:
+    assert set(SCHEMA["required"]) >= {
+        "model", "data", "seed", "sizes", "epochs", "best_epoch", "num_samples", "num_test", "nll",
+        "elbo", "reconstruction", "kl", "active_units", "seconds", "device", "torch", "commit",
+        "date",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("model", 3), ("seed", -1), ("seed", 1.5), ("seed", "0"), ("beta", -1), ("epochs", 0),
+     ("epochs", True), ("best_epoch", 0), ("num_samples", 0), ("num_test", 1), ("sizes", [16]),
+     ("nll", 22.1), ("elbo", "22"), ("elbo", None), ("kl", 3.0), ("kl", []),
+     ("active_units", 2.5), ("seconds", "3 s"), ("date", "1 May 2024"), ("date", 20240501)],
+)  # fmt: skip
+def test_a_field_of_the_wrong_kind_is_refused_by_its_place(
+    record: Record, tmp_path: Path, place: str, value: object
+) -> None:
+    record[place] = value
+    assert f"at {place}:" in refusal(record, tmp_path)
+
+
+def test_a_place_deep_in_a_record_is_named(record: Record, tmp_path: Path) -> None:
+    record["nll"]["per_example"][4] = "x"
+    assert "at nll/per_example/4:" in refusal(record, tmp_path)
+
+
+@pytest.mark.parametrize("inside", [None, "nll"])
+def test_a_field_that_does_not_belong_is_refused_by_its_name(
+    record: Record, tmp_path: Path, inside: str | None
+) -> None:
+    (record[inside] if inside else record)["likes"] = 5
+    assert "'likes'" in refusal(record, tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_is_refused(
+    record: Record, tmp_path: Path, value: float
+) -> None:
+    record["nll"]["mean"] = value
+    assert "nll" in refusal(record, tmp_path)
+
+
+# --- folders of records -----------------------------------------------------------------------
+
+
+def test_records_are_read_in_the_order_of_their_files_or_of_one_data_set(
+    record: Record, tmp_path: Path
+) -> None:
+    for data, seed in (("rings", 1), ("digits", 0), ("rings", 0)):
+        write_record(record | {"data": data, "seed": seed}, tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"not a record")
+    read = [(r["data"], r["seed"]) for r in read_records(tmp_path)]
+    assert read == [("digits", 0), ("rings", 0), ("rings", 1)]
+    assert [r["seed"] for r in read_records(tmp_path, "rings")] == [0, 1]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": "gauss', "\x80\x00", "[]", "null", "3"])
+def test_a_damaged_record_is_named(record: Record, tmp_path: Path, content: str) -> None:
+    write_record(record, tmp_path)
+    (tmp_path / "half.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"half\.json") as error:
+        read_records(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reproduce") as error:
+        read_records(tmp_path / "none")
+    assert str(tmp_path / "none") in str(error.value)
+    write_record(record, tmp_path)
+    with pytest.raises(InputError, match="no records of digits"):
+        read_records(tmp_path, "digits")
+
+
+def test_every_committed_record_holds_to_the_schema_and_has_its_own_name() -> None:
+    # Those of refinement, trials and solutions have a form of their own, and a test.
+    others = {RESULTS / name for name in ("refinement", "trials", "solutions")}
+    files = [f for f in RESULTS.rglob("*") if f.is_file() and f.parent not in others]
+    records = [file for file in files if file.suffix == ".json"]
+    assert records or not files, "pictures without the records that they are drawn from"
+    for folder in {file.parent for file in records}:
+        names = {
+            f"{run_name(r['model'], r['data'], r['beta'], r['seed'])}.json"
+            for r in read_records(folder)
+        }
+        assert names == {file.name for file in folder.glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("beta", "name"),
+    [(1, "digits-mixture-seed3"), (1.0, "digits-mixture-seed3"),
+     (0.25, "digits-mixture-beta0.25-seed3"), (4.0, "digits-mixture-beta4-seed3"),
+     (0, "digits-mixture-beta0-seed3")],
+)  # fmt: skip
+def test_the_name_of_a_run_says_beta_only_where_it_is_not_1(beta: float, name: str) -> None:
+    assert run_name("mixture", "digits", beta, 3) == name
+
+
+def test_the_commit_is_unknown_without_a_checkout_or_without_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "flowvae_tutorial.experiments.records.__file__", str(tmp_path / "records.py")
+    )
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert current_commit() == "unknown"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert current_commit() == "unknown"
+
+
+# --- intervals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_the_interval_is_students(count: int) -> None:
+    values = np.random.default_rng(0).normal(22, 3, count)
+    found = interval(values.tolist())
+    expected = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.mean == pytest.approx(values.mean())
+
+
+def test_an_interval_needs_two_values() -> None:
+    with pytest.raises(InputError, match="at least 2 seeds, got 1"):
+        interval([1.0])
+
+
+def runs(differences: Sequence[Sequence[float]], first_seed: int = 0) -> list[Record]:
+    """What `paired_interval` needs of records: a row a seed."""
+    return [
+        {"seed": seed, "nll": {"per_example": list(row)}}
+        for seed, row in enumerate(differences, start=first_seed)
+    ]
+
+
+def test_a_paired_interval_adds_the_variance_of_seeds_and_of_examples() -> None:
+    first, second = [[1.0, 3.0], [5.0, 7.0]], [[0.0, 0.0], [0.0, 0.0]]
+    found = paired_interval(runs(first), runs(second))
+    # Means of seeds 2 and 6: variance 8 over 2. Means of examples 3 and 5: variance 2 over 2.
+    half = stats.t.ppf(0.975, 1) * math.sqrt(4 + 1)
+    assert (found.mean, found.low, found.high) == pytest.approx((4, 4 - half, 4 + half))
+    swapped = paired_interval(runs(second), runs(first))
+    assert (swapped.mean, swapped.low) == pytest.approx((-4, -4 - half))
+
+
+def test_runs_are_paired_by_seed_and_not_by_their_order() -> None:
+    first, second = runs([[1, 2], [5, 6], [9, 9]]), runs([[0, 1], [4, 5], [8, 8]])
+    found = paired_interval(first, second[::-1])
+    assert (found.low, found.high) == (1, 1), "each run is 1 worse than its partner"
+
+
+def coverage(seed_scale: float, example_scale: float, noise_scale: float) -> float:
+    """How often the interval covers the true difference, 0, when seeds and examples are new."""
+    random = np.random.default_rng(1)
+    trials, seeds, examples, covered = 600, 5, 60, 0
+    for _ in range(trials):
+        shared = random.normal(0, 10, (seeds, examples))  # cancels in the pairs
+        difference = (
+            random.normal(0, seed_scale, (seeds, 1))
+            + random.normal(0, example_scale, (1, examples))
+            + random.normal(0, noise_scale, (seeds, examples))
+        )
+        found = paired_interval(runs(shared + difference), runs(shared))
+        covered += found.low <= 0 <= found.high
+    return covered / trials
+
+
+@pytest.mark.parametrize(
+    "scales", [(1, 0, 0), (0, 1, 0.01), (0, 0, 1), (1, 1, 1), (0.2, 1, 2), (0.13, 1, 0)]
+)
+def test_the_paired_interval_covers_the_truth_19_times_in_20(
+    scales: tuple[float, float, float],
+) -> None:
+    assert coverage(*scales) >= 0.93
+
+
+def test_runs_that_are_not_paired_are_refused() -> None:
+    rows = [[1.0, 2.0], [3.0, 4.0]]
+    with pytest.raises(InputError, match=r"seeds \[0, 1\] against \[1, 2\]"):
+        paired_interval(runs(rows), runs(rows, first_seed=1))
+    with pytest.raises(InputError, match="different numbers of examples"):
+        paired_interval(runs(rows), runs([[1.0, 2.0], [3.0]]))
+    with pytest.raises(InputError, match="at least 2 seeds, got 1"):
+        paired_interval(runs(rows[:1]), runs(rows[:1]))
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def of_run(record: Record, model: str, seed: int, nll: Sequence[float], **changes: Any) -> Record:
+    summary = {"mean": float(np.mean(nll)), "standard_error": 0.1, "per_example": list(nll)}
+    return record | {"model": model, "seed": seed, "nll": summary} | changes
+
+
+def cells(markdown: str) -> list[list[str]]:
+    return [[c.strip() for c in line.strip("|").split("|")] for line in markdown.splitlines()]
+
+
+def test_the_table_has_a_line_a_model_with_means_over_seeds(record: Record) -> None:
+    figures = {"elbo": -5.0, "reconstruction": -1.0, "kl": [3.0, 1.0], "prior_gap": 0.5}
+    head, rule, *lines = cells(
+        table(
+            [
+                of_run(record, "gaussian", 0, [1, 2], active_units=1, **figures),
+                of_run(record, "gaussian", 1, [3, 4], active_units=2, **figures),
+                of_run(record, "mixture", 0, [2, 3], active_units=2, **figures),
+                of_run(record, "gaussian", 0, [9, 9], active_units=0, beta=4.0, **figures),
+            ]
+        )
+    )
+    assert head == [
+        "run", "seeds", "NLL", "ELBO", "reconstruction", "KL", "active units", "gap of the prior"
+    ]  # fmt: skip
+    assert {len(line) for line in (rule, *lines)} == {len(head)}
+    assert lines[0] == [
+        "rings-gaussian", "2", str(interval([1.5, 3.5])), "-5.00", "-1.00", "4.00", "1.5", "0.50"
+    ]  # fmt: skip
+    assert lines[1][:3] == ["rings-mixture", "1", "2.50 (one seed)"]
+    assert lines[2][:3] == ["rings-gaussian-beta4", "1", "9.00 (one seed)"]
+
+
+def test_the_paired_table_compares_models_of_one_data_set_at_beta_1(record: Record) -> None:
+    rows = {"gaussian": [[2, 3], [4, 6]], "mixture": [[1, 2], [3, 3]], "other": [[0, 1], [0, 0]]}
+    records = [
+        of_run(record, model, seed, nll) for model in rows for seed, nll in enumerate(rows[model])
+    ]
+    records += [of_run(record, "gaussian", s, [0, 0], beta=2.0) for s in (0, 1)]
+    records += [of_run(record, "gaussian", s, [0, 0], data="digits") for s in (0, 1)]
+    _, _, *lines = cells(paired_table(records))
+    found = dict(lines)
+    assert list(found) == [
+        "rings-gaussian − rings-mixture", "rings-gaussian − rings-other",
+        "rings-mixture − rings-other",
+    ]  # fmt: skip
+    expected = paired_interval(runs(rows["gaussian"]), runs(rows["mixture"]))
+    assert found["rings-gaussian − rings-mixture"] == str(expected)
+    assert str(expected).startswith("1.50 [")
+
+
+def test_the_paired_table_compares_nothing_from_one_seed(record: Record) -> None:
+    records = [of_run(record, model, 0, [1, 2]) for model in ("gaussian", "mixture")]
+    assert len(paired_table(records).splitlines()) == 2
+
+
+# --- a long evaluation, in parts --------------------------------------------------------------
+
+
+class Subject(NamedTuple):
+    """A trained model, and 50 examples to test it with."""
+
+    vae: VAE
+    data: Data
+    history: History
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    torch.manual_seed(0)
+    rings = load("rings")
+    data = replace(
+        rings, train=rings.train[:200], validation=rings.validation[:50], test=rings.test[:50],
+        labels={"train": rings.labels["train"][:200]},
+    )  # fmt: skip
+    vae = build("gaussian", data)
+    return Subject(vae, data, fit(vae, data, epochs=2))
+
+
+@pytest.fixture
+def parts_of_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PART", 10)
+
+
+def evaluated(subject: Subject, partial: Path | None = None, **changes: Any) -> Record:
+    """A record, apart from the day it was made on."""
+    arguments = {"seed": 0, "beta": 1.0, "num_samples": 30, "commit": "abc"} | changes
+    sizes = default_sizes(subject.data)
+    record = make_record(
+        "gaussian", subject.vae, subject.data, sizes, subject.history, partial=partial, **arguments
+    )
+    return record | {"date": ""}
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, subject: Subject, partial: Path, after: int) -> None:
+    """An evaluation that Ctrl-C ends after so many parts."""
+    log_marginal, calls = VAE.log_marginal, 0
+
+    def interrupted(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return log_marginal(vae, x, num_samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "log_marginal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(subject, partial)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples each call of `log_marginal` was given."""
+    log_marginal, seen = VAE.log_marginal, []
+
+    def spy(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+        seen.append(len(x))
+        return log_marginal(vae, x, num_samples)
+
+    monkeypatch.setattr(VAE, "log_marginal", spy)
+    return seen
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_an_evaluation_that_was_stopped_ends_as_one_that_never_was(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int], after: int
+) -> None:
+    whole = evaluated(subject)
+    partial = tmp_path / "new" / "evaluation.json"
+    stopped(monkeypatch, subject, partial, after)
+    assert partial.exists() == (after > 0)
+    calls.clear()
+    assert evaluated(subject, partial) == whole
+    assert calls == [10] * (5 - after), "what was done is not done again"
+    calls.clear()
+    assert evaluated(subject, partial) == whole and calls == []
+    assert [file.name for file in partial.parent.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.usefixtures("parts_of_10")
+def test_the_callers_random_state_decides_nothing_and_is_left(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluated(subject)
+    stopped(monkeypatch, subject, tmp_path / "part", 3)
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    assert evaluated(subject, tmp_path / "part") == whole
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize("other", ["weights", "num_samples", "seed", "test set", "parts"])
+def test_what_is_done_of_another_evaluation_is_left_out(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int], other: str
+) -> None:
+    partial = tmp_path / "part"
+    stopped(monkeypatch, subject, partial, 3)
+    calls.clear()
+    mine, changes = subject, {}
+    if other == "weights":
+        vae = copy.deepcopy(subject.vae)
+        # The last of all numbers: every one counts.
+        list(vae.parameters())[-1].data.view(-1)[-1] += 1e-6
+        mine = subject._replace(vae=vae)
+    elif other == "test set":
+        mine = subject._replace(data=replace(subject.data, test=subject.data.test[:25]))
+    elif other == "parts":
+        monkeypatch.setattr(records, "PART", 12)
+    else:
+        changes = {other: 7}
+    expected = evaluated(mine, **changes)
+    done = len(calls)
+    assert done == len(mine.data.test[:: records.PART])
+    assert evaluated(mine, partial, **changes) == expected
+    assert len(calls) == 2 * done, "everything is done anew"
+
+
+@pytest.mark.usefixtures("parts_of_10")
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", "null", "3", "{}", "half", "\x80", {"nll": None}, {"nll": 3}, {"nll": [[1.0]]},
+     {"nll": [1.0, 2.0]}, {"nll": [[1.0] * 10] * 6}, {"of": None}, {"of": {}}],
+)  # fmt: skip
+def test_a_damaged_file_of_what_is_done_is_left_out(
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str | dict[str, Any],
+) -> None:
+    partial = tmp_path / "part"
+    stopped(monkeypatch, subject, partial, 3)
+    content = partial.read_text()
+    if isinstance(damage, dict):
+        damage = json.dumps(json.loads(content) | damage)
+    elif damage == "half":
+        damage = content[: len(content) // 2]
+    partial.write_bytes(damage.encode("latin-1"))
+    assert evaluated(subject, partial) == evaluated(subject)
+    assert len(json.loads(partial.read_text())["nll"]) == 5, "and replaced"
+
+
+def test_parts_estimate_what_the_whole_does(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examples(seed: int) -> Tensor:
+        found = evaluated(subject, seed=seed, num_samples=200)["nll"]["per_example"]
+        return torch.tensor(found, dtype=torch.float64)
+
+    whole = torch.stack([examples(seed) for seed in range(20)])
+    monkeypatch.setattr(records, "PART", 10)
+    parts = torch.stack([examples(seed) for seed in range(20)])
+    assert not torch.equal(whole, parts)
+    # Of the mean over the test set and of each example: noise is that of seeds.
+    for one, other in ((whole.mean(dim=1), parts.mean(dim=1)), (whole, parts)):
+        noise = ((one.var(dim=0) + other.var(dim=0)) / 20).sqrt()
+        assert ((one.mean(dim=0) - other.mean(dim=0)).abs() < 4.5 * noise).all()
+
+
+@pytest.mark.usefixtures("parts_of_10")
+def test_parts_draw_different_noise(subject: Subject) -> None:
+    same = replace(subject.data, test=subject.data.test[:1].expand(30, -1))
+    found = evaluated(subject._replace(data=same), num_samples=3)["nll"]["per_example"]
+    assert found[:10] != found[10:20] != found[20:] != found[:10]
+
+
+@pytest.mark.parametrize(("part", "count"), [(25, 1), (24, 3), (500, 1)])
+def test_a_test_set_is_split_only_where_it_is_long(
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: list[int],
+    part: int,
+    count: int,
+) -> None:
+    monkeypatch.setattr(records, "PART", part)
+    evaluated(subject, tmp_path / "part")
+    assert (len(calls), sum(calls)) == (count, 50)
+    assert (tmp_path / "part").exists() == (count > 1)
+
+
+# --- what later records say of the training ---------------------------------------------------
+
+
+def test_a_record_holds_the_curves_the_settings_and_the_number_of_parameters(
+    subject: Subject, tmp_path: Path
+) -> None:
+    settings = {"epochs": 2, "lr": 2e-3, "decay": 0.5}
+    record = evaluated(subject, settings=settings) | {"date": "2024-05-01"}
+    assert record["settings"] == settings
+    assert record["parameters"] == sum(p.numel() for p in subject.vae.parameters())
+    assert list(record["history"]) == ["loss", "reconstruction", "kl"]
+    for name, curve in record["history"].items():
+        assert curve == [round(value, 3) for value in getattr(subject.history, name)]
+    path = write_record(record, tmp_path)
+    assert read_records(path.parent) == [record]
+    assert evaluated(subject)["settings"] == {}
+
+
+@pytest.mark.parametrize("later", ["parameters", "settings", "history"])
+def test_a_record_from_before_a_field_was_added_is_read(
+    record: Record, tmp_path: Path, later: str
+) -> None:
+    del record[later]
+    write_record(record, tmp_path)
+    assert later not in read_records(tmp_path)[0]
+
+
+def test_the_books_records_are_read_with_what_they_have() -> None:
+    """Those of the first version of the book have no curves."""
+    for record in read_records(RESULTS):
+        if "history" in record:
+            assert len(record["history"]["loss"]) == record["epochs"]
+            assert record["parameters"] > 0 and record["settings"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("parameters", 0), ("parameters", 2.5), ("settings", []), ("history", []),
+     ("history", {"loss": 3.0}), ("history", {"loss": ["x"]}), ("history", {"seconds": [1.0]})],
+)  # fmt: skip
+def test_a_later_field_of_the_wrong_kind_is_refused_by_its_place(
+    record: Record, tmp_path: Path, place: str, value: object
+) -> None:
+    record[place] = value
+    assert f"at {place}" in refusal(record, tmp_path)

@@ -1,0 +1,145 @@
+"""What the solutions of open exercises report is in their records."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import solutions
+from flowvae_tutorial.experiments.records import read_records
+
+BOOK = Path(__file__).parents[2] / "book"
+FILES = (BOOK / "results" / "solutions").glob("*.json")
+RUNS: dict[str, list[dict[str, Any]]] = {
+    file.stem: json.loads(file.read_text())["runs"] for file in FILES
+}
+
+
+def values(name: str, figure: str, **kind: object) -> list[Any]:
+    """A figure of those runs that are of a kind, in the order of their seeds."""
+    return [run[figure] for run in RUNS[name] if kind.items() <= run.items()]
+
+
+def differences(one: list[float], other: list[float]) -> list[float]:
+    return [a - b for a, b in zip(one, other, strict=True)]
+
+
+def test_each_solution_has_its_record_and_each_record_its_solution() -> None:
+    assert set(RUNS) == set(solutions.ALL)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, made) in solutions.ALL.items() if made])
+def test_the_page_prints_the_table_of_the_record(name: str) -> None:
+    rows = [line for line in solutions.solution(name).splitlines() if line.startswith("|")]
+    assert rows[2:] == solutions.table(name, RUNS[name])
+
+
+def test_a_changed_figure_is_another_table() -> None:
+    runs = json.loads(json.dumps(RUNS["2.5"]))
+    runs[0]["elbo"] += 0.01
+    assert solutions.table("2.5", runs) != solutions.table("2.5", RUNS["2.5"])
+
+
+def test_the_code_of_a_solution_runs_after_cells_of_its_chapter() -> None:
+    names = solutions.play("2.5", "c003")
+    vae = names["with_learned_weights"](0)
+    assert vae.prior.logits.requires_grad and names["measured"] == {}
+
+
+def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
+    # 1.5
+    nll = values("1.5", "nll", latent=8)
+    records = read_records(BOOK / "results", "digits")
+    beside = [r for r in records if (r["model"], r["beta"]) == ("gaussian", 1)]
+    assert round(beside[0]["nll"]["mean"] - nll[0], 1) == 2.0
+    assert [min(values("1.5", "gap", latent=latent)) < 0 for latent in (4, 8, 32)] == [0, 0, 1]
+    # 2.5
+    equal, learned, held = (values("2.5", "elbo", kind=k) for k in ("equal", "learned", "held"))
+    gained, lost = differences(learned, equal), differences(equal, held)
+    assert [round(min(gained), 2), round(max(gained), 2)] == [0.08, 0.19]
+    assert [round(min(lost), 1), round(max(lost), 1)] == [1.2, 2.7]
+    largest = values("2.5", "largest", kind="learned")
+    assert [round(min(largest), 1), round(max(largest), 1)] == [3.3, 3.5]
+    assert values("2.5", "alive", kind="learned") == [100] * 3
+    # 3.5
+    assert sorted(top > 0.02 for top in values("3.5", "top")) == [False] * 5 + [True]
+    # 4.5
+    [truth] = [run for run in RUNS["4.5"] if run["start"] == "truth"]
+    assert round(truth["log_prob"], 2) == -0.98 and round(truth["threads"], 4) == 0.0001
+    longer = values("4.5", "log_prob", steps=1200)
+    assert [round(min(longer), 1), round(max(longer), 1)] == [-1.7, -1.4]
+    # 5.5
+    short = [values("5.5", "gap_test", kind=k, epochs=60) for k in ("mean", "mean and scale")]
+    assert min(differences(short[1], short[0])) > 0
+    longer = [run for run in RUNS["5.5"] if run["epochs"] == 180]
+    assert max(run["gap_test"] for run in longer) < min(values("5.5", "gap_test", epochs=60))
+    assert max(abs(run["gap_test"] - run["gap_train"]) for run in longer) < 0.0045
+    # 6.5
+    for share in (1, 0.5):
+        for weight in (1, 3, 10, 30):
+            kind: dict[str, Any] = {"share": share, "weight": weight}
+            less = solutions.less_excess(RUNS["6.5"], **kind)
+            assert (less.high < 0) == (share == 0.5 or weight in (3, 10))
+            one, least, spread = (
+                [statistics.mean(values("6.5", f, way=way, **kind)) for f in ("claimed", "true")]
+                for way in ("one", "minimum", "mean − sd")
+            )
+            claimed, true = least
+            assert abs(claimed - true) < 0.21 if weight < 10 else 2 < claimed / true < 3.3
+            assert abs(one[1] - true) < 0.4 and claimed < spread[0] < one[0]
+            if weight == 1:
+                off = [round(claimed - true, 2), round(one[0] - one[1], 2)]
+                assert off == ([-0.04, 0.03] if share == 1 else [-0.09, 0.11])
+
+
+def test_what_section_5_5_says_of_two_more_seeds_is_in_their_record() -> None:
+    text = "\n".join(solutions.cells(5).values())
+
+    def both(label: str) -> list[str]:
+        return [f"{run[label]:.2f}" for run in RUNS["5.5-seeds"]]
+
+    for run in RUNS["5.5-seeds"]:
+        assert set(run) > {"Gaussian", "flow, told nothing", "flow, told μ(x)"}
+    gaussian, nothing, told = (
+        both(label) for label in ("Gaussian", "flow, told nothing", "flow, told μ(x)")
+    )
+    assert (
+        f"gave {' and '.join(gaussian)} for the Gaussian, {' to '.join(sorted(nothing))} for the "
+        f"flow that is told nothing, and {' to '.join(sorted(told))} for the flow" in text
+    )
+    gain, misfit = both("gain in log p(x)"), both("best Gaussian for each")
+    assert f"gave {' and '.join(gain)} nats, and {' and '.join(misfit)} for the best" in text
+
+    lead = [run["flow, told nothing"] - run["flow, told μ(x)"] for run in RUNS["5.5-seeds"]]
+    assert f"varies, from {min(lead):.2f} to 0.11 nats" in text and max(lead) < 0.11
+
+
+def test_what_section_5_6_says_of_two_more_seeds_is_in_their_record() -> None:
+    gaps = [f"{run['Gaussian']:.1f}" for run in RUNS["5.6-seeds"]]
+    assert f"two others gave a gap of {' and '.join(gaps)} nats" in solutions.cells(5)["c030"]
+    assert all(0 < run["share that the flow closes"] < 0.1 for run in RUNS["5.6-seeds"])
+
+
+def test_what_the_page_says_of_schedules_is_in_the_record() -> None:
+    text = re.sub(r"\s+", " ", solutions.solution("7.5")).replace("−", "-")
+    found = {(run["steps"], run["levels"]): run for run in RUNS["7.5"]}
+
+    def both(steps: str, levels: int) -> tuple[float, float]:
+        return found[steps, levels]["best"], found[steps, levels]["equal"]
+
+    (few, few_equal), (many, many_equal) = both("narrow", 4), both("narrow", 16)
+    assert f"about {few:.1f} in place of {few_equal:.0f}" in text
+    assert f"about {many:.2f} in place of {many_equal:.1f}" in text
+    (few, few_equal), (many, many_equal) = both("fitted", 4), both("fitted", 16)
+    assert f"from {few_equal:.1f} to {few:.1f} at $T = 4$" in text
+    assert f"from {many_equal:.1f} to {many:.1f} at $T = 16$" in text
+    one = found["one level", 1]
+    assert rf"$\lambda \approx {one['lam']:.1f}$, with a bound of {one['best']:.1f}" in text
+
+
+def test_an_unknown_solution_gets_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"no solution '9.9': choose from 1.5, 2.5"):
+        solutions.main(["9.9"])

@@ -1,0 +1,138 @@
+"""The trials of chapter 8: what each changes, and that the page prints their records."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from torch.distributions import Normal
+
+import trials
+from flowvae_tutorial import VAE, build
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.models import DIGITS
+
+BOOK = Path(__file__).parents[2] / "book"
+FILES = sorted((BOOK / "results" / "trials").glob("*.json"))
+RECORDS = {file.stem: json.loads(file.read_text()) for file in FILES}
+
+
+@pytest.fixture
+def few() -> Data:
+    data = load("digits-binary")
+    return dataclasses.replace(data, train=data.train[:128], validation=data.validation[:64])
+
+
+def test_each_trial_has_its_record_and_each_record_its_trial(few: Data) -> None:
+    mnist = dataclasses.replace(few, image_shape=(28, 28))
+    assert set(RECORDS) == set(trials.TRIALS)
+    for name, record in RECORDS.items():
+        trial = trials.TRIALS[name]
+        assert (record["model"], record["change"]) == (trial.model, trial.change)
+        assert (record["data"], record["epochs"]) == ("dynamic-mnist", trial.epochs)
+        assert record["num_validation"] == 10_000
+        assert record["settings"] == trial.all_settings(mnist)
+        assert record["sizes"] == json.loads(json.dumps(trial.all_sizes()._asdict()))
+        assert record["elbo"] == pytest.approx(record["reconstruction"] - record["kl"], abs=2e-3)
+
+
+def test_the_page_prints_the_bound_of_each_trial() -> None:
+    cells = nbformat.read(BOOK / "08_results.ipynb", as_version=4).cells
+    printed = "".join(
+        output.get("data", {}).get("text/markdown", "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    for record in RECORDS.values():
+        assert f"{record['change']} | {-record['elbo']:.2f} |" in printed
+
+
+def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
+    def gained(name: str, base: str = "gaussian", part: str = "elbo") -> float:
+        return float(RECORDS[name][part] - RECORDS[base][part])
+
+    flow = "flow-prior"
+    assert {round(gained("step"), 1), round(gained("batch"), 1)} == {0.6}
+    assert round(gained("constant")) == round(gained("half-step")) == -2
+    assert round(gained("half-step", "constant"), 1) == -0.3
+    assert round(gained("half-step-long", "constant-long"), 1) == 0.3
+    assert 1 - gained("average") / gained("constant") == pytest.approx(0.8, abs=0.05)
+    assert round(gained("decay"), 1) == -0.9
+    assert round(gained("free-bits"), 1) == -0.6
+    assert round(gained("free-bits", part="reconstruction"), 1) == 0.3
+    assert round(gained("free-bits", part="kl"), 1) == 0.9
+    assert (RECORDS["free-bits"]["active_units"], RECORDS["gaussian"]["active_units"]) == (40, 24)
+    assert round(gained("flow-step", flow), 1) == -0.4
+    assert max(gained("width", flow), gained("couplings", flow)) < 0
+    # Beside the long runs: the same step at 150 epochs, and the decay's share at 30.
+    past = {r["model"]: r["history"] for r in read_records(BOOK / "results", "dynamic-mnist")}
+    long = {
+        model: [r - k for r, k in zip(curves["reconstruction"], curves["kl"], strict=True)]
+        for model, curves in past.items()
+    }
+    assert abs(RECORDS["step-long"]["elbo"] - max(long["gaussian"])) < 0.1
+    assert round(RECORDS["warmup-long"]["elbo"] - max(long["gaussian"]), 1) == -0.8
+    assert RECORDS["warmup-long"]["active_units"] == 35
+    assert round(RECORDS["warmup-long"]["kl"] - past["gaussian"]["kl"][-1], 1) == 2.4
+    for name in ("constant-long", "half-step-long"):
+        assert round(max(long["gaussian"]) - RECORDS[name]["elbo"]) == 2
+    # The run of 400 epochs has a full step for its first half: the same training, done twice.
+    [longer] = read_records(BOOK / "results" / "long")
+    twice = RECORDS["constant-long"]["history"]["loss"]
+    assert twice == longer["history"]["loss"][:150]
+    assert round(RECORDS["gaussian"]["elbo"] - long["gaussian"][29], 1) == 2.1
+    assert round(RECORDS[flow]["elbo"] - long[flow][29], 1) == 3.4
+
+
+def test_free_bits_pay_for_what_a_unit_costs_above_them(
+    few: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    plain = build("gaussian", few).double()
+    free, x = trials.free_bits(plain), few.train[:32].double()
+
+    def loss(vae: VAE, bits: float) -> torch.Tensor:
+        monkeypatch.setattr(trials, "FREE", bits)
+        torch.manual_seed(1)
+        return vae.loss(x)
+
+    # With nothing free it is the model's own loss; with everything free nobody pays for a code.
+    torch.testing.assert_close(loss(free, -math.inf), loss(plain, 0.0))
+    torch.manual_seed(1)
+    reconstruction = plain.elbo(x).reconstruction.mean()
+    assert loss(free, 1e3).item() == pytest.approx(1e3 * 16 - reconstruction.item())
+    # In between each unit is on its own.
+    torch.manual_seed(1)
+    z = plain.posterior(x).rsample((1,))
+    units = []
+    for d in range(16):
+        q = Normal(plain.posterior(x).mean[:, d], plain.posterior(x).stddev[:, d])
+        units.append((q.log_prob(z[0, :, d]) - Normal(0.0, 1.0).log_prob(z[0, :, d])).mean().item())
+    middle = sorted(units)[8]
+    expected = sum(max(middle, unit) for unit in units) - reconstruction.item()
+    assert loss(free, middle).item() == pytest.approx(expected)
+
+
+def test_the_averaged_model_is_the_mean_of_the_last_epochs(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "RUNS", tmp_path)
+    monkeypatch.setattr(trials, "MNIST", DIGITS)
+    states = []
+    for epochs in (2, 3):
+        trial = dataclasses.replace(trials.TRIALS["constant"], epochs=epochs)
+        trials.train(f"{epochs}", trial, few)
+        states.append(torch.load(tmp_path / f"{epochs}.pt", weights_only=True)["vae"])
+    two = dataclasses.replace(trials.TRIALS["average"], average=2, epochs=3)
+    averaged, _ = trials.train("average", two, few)
+    for key, value in averaged.state_dict().items():
+        torch.testing.assert_close(value, (states[0][key] + states[1][key]) / 2)
+
+
+def test_an_unknown_trial_gets_one_line() -> None:
+    with pytest.raises(SystemExit, match="no trial 'nonsense': choose from gaussian, step"):
+        trials.main(["nonsense"])

@@ -1,0 +1,166 @@
+"""The repository's address stands in pyproject.toml, and every link follows it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
+# In two parts, so that no file but the renamed ones holds it whole.
+NEW = "https://github.com/some-body/" + "another.book_2"
+COLAB = re.compile(r"https://colab\.research\.google\.com/github/([^/\s]+/[^/\s]+)/blob/")
+# A hook of git's sets variables that would lead git from the copy back to the checkout.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, check=True)
+    return run.stdout.decode()
+
+
+def tracked(folder: Path) -> list[str]:
+    return [name for name in git(folder, "ls-files", "-z").split("\0") if (folder / name).is_file()]
+
+
+def project(folder: Path) -> dict[str, Any]:
+    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
+def address(folder: Path) -> str:
+    return str(project(folder)["urls"]["Repository"])
+
+
+def slug(url: str) -> str:
+    return url.removeprefix("https://github.com/")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in tracked(folder)}
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
+
+
+def derived(folder: Path) -> list[tuple[str, str]]:
+    """Each file that leads to the repository, with the address that it leads to."""
+    config = yaml.safe_load((folder / "_config.yml").read_text(encoding="utf-8"))
+    found = [("_config.yml", config["repository"]["url"])]
+    for path in sorted((folder / "book").glob("[0-9][0-9]_*.ipynb")):
+        text = "\n".join("".join(cell["source"]) for cell in cells(path))
+        found += [(path.name, f"https://github.com/{name}") for name in COLAB.findall(text)]
+        found += [(path.name, url) for url in re.findall(r"git\+([^@\s]+)@", text)]
+    return found
+
+
+def checkout(folder: Path) -> Path:
+    """The tracked files of the checkout, in a repository of their own."""
+    for name in [*tracked(ROOT), "tools/repository.py"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    git(folder, "init", "-q")
+    git(folder, "add", "--all")
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("unchanged"))
+
+
+def name_repository(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/repository.py", url]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_every_address_of_the_checkout_is_that_of_the_package() -> None:
+    found = derived(ROOT)
+    assert {name for name, _ in found} == {"_config.yml", *(path.name for path in CHAPTERS)}
+    assert {url for _, url in found} == {address(ROOT)}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_installs_in_colab_the_package_alone_at_the_tag_of_its_version(
+    path: Path,
+) -> None:
+    [source] = [text for cell in cells(path) if "%pip" in (text := "".join(cell["source"]))]
+    # Without its dependencies: Colab has them, and keeps the torch and the numpy that it has.
+    install = f"%pip install -q --no-deps git+{address(ROOT)}@v{project(ROOT)['version']}"
+    assert source == f'import sys\n\nif "google.colab" in sys.modules:\n    {install}'
+
+
+def test_a_new_address_reaches_every_file_and_nothing_else_changes(copy: Path) -> None:
+    old, before = address(copy), contents(copy)
+    assert name_repository(copy, NEW).returncode == 0
+    after = contents(copy)
+    assert address(copy) == NEW
+    assert [name for name, content in after.items() if slug(old).encode() in content] == []
+    assert derived(copy) == [(name, NEW) for name, _ in derived(ROOT)]
+    there_and_back = {
+        name: content.replace(slug(NEW).encode(), slug(old).encode())
+        for name, content in after.items()
+    }
+    assert there_and_back == before
+    changed = {name for name in before if after[name] != before[name]}
+    assert {"pyproject.toml", *(name for name, _ in derived(ROOT))} <= {
+        name.removeprefix("book/") for name in changed
+    }
+
+
+def test_the_same_address_twice_changes_nothing_more(copy: Path) -> None:
+    name_repository(copy, NEW)
+    once = contents(copy)
+    second = name_repository(copy, NEW)
+    assert (second.returncode, second.stdout) == (0, "")
+    assert contents(copy) == once
+
+
+def test_a_repository_whose_name_only_begins_the_same_is_left_alone(copy: Path) -> None:
+    others = f"{address(copy)}-old {address(copy)}.wiki"
+    (copy / "README.md").write_text(f"{others} {address(copy)}.")
+    name_repository(copy, NEW)
+    assert (copy / "README.md").read_text() == f"{others} {NEW}."
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "some-body/book",
+        "github.com/some-body/book",
+        "http://github.com/some-body/book",
+        "https://gitlab.com/some-body/book",
+        "https://github.com/some-body",
+        "https://github.com/some-body/..",
+        "https://github.com/some-body/book/",
+        "https://github.com/some-body/book.git",
+        "https://github.com/some-body/book/tree/main",
+        "https://github.com/some-body/book\nor another",
+        'https://github.com/some-body/"book"',
+    ],
+)
+def test_what_is_no_address_of_a_repository_is_refused_in_one_line(
+    unchanged: Path, url: str
+) -> None:
+    before = contents(unchanged)
+    run = name_repository(unchanged, url)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert re.fullmatch(r".*make repository URL=https://github\.com/.*\n", run.stderr)
+    assert contents(unchanged) == before
