@@ -29,7 +29,8 @@ from .priors import (
     VampPrior,
     pseudo_inputs_from,
 )
-from .refinement import Refined, Trace, fit_reward, refine, refine_with_trace
+from .refinement import Refined, Trace, refine, refine_with_trace
+from .rewards import fit_reward
 from .training import History, fit
 from .vae import ELBO, VAE
 
