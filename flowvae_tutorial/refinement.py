@@ -42,7 +42,7 @@ def refine(
     *,
     steps: int = 10,
     lr: float = 0.1,
-    anchor: float = 0.1,
+    anchor: float | None = None,
     temperature: float = 0.0,
     metropolis: bool = False,
 ) -> Tensor:
@@ -67,7 +67,7 @@ def refine(
         reward: added to log p, from `(N, D)` to `(N,)`.
         steps: how many.
         lr: the size of a step, for a gradient of 1.
-        anchor: how hard z₀ pulls.
+        anchor: how hard z₀ pulls; by default 0.1, and 0 with a temperature, to sample p itself.
         temperature: 0 climbs, 1 samples.
         metropolis: accept or refuse each Langevin move.
 
@@ -99,11 +99,13 @@ def refine_with_trace(
     *,
     steps: int = 10,
     lr: float = 0.1,
-    anchor: float = 0.1,
+    anchor: float | None = None,
     temperature: float = 0.0,
     metropolis: bool = False,
 ) -> Refined:
     """The same as `refine`, with a `Trace` of the way."""
+    if anchor is None:
+        anchor = 0.1 if temperature == 0 else 0.0
     # Written so that NaN is refused, too.
     sensible = 0 < lr < math.inf and 0 <= anchor < math.inf and 0 <= temperature < math.inf
     if not sensible or steps < 0:
