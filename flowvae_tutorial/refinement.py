@@ -69,7 +69,7 @@ def refine(
         lr: the size of a step, for a gradient of 1.
         anchor: how hard z₀ pulls; by default 0.1, and 0 with a temperature, to sample p itself.
         temperature: 0 climbs, 1 samples.
-        metropolis: accept or refuse each Langevin move.
+        metropolis: accept or refuse each Langevin move. One that is not finite is refused.
 
     Returns:
         `(N, D)`, of the dtype of z and without a graph. No parameter gets a gradient.
@@ -196,11 +196,12 @@ def _refine_chunk(
             ahead = here.z + lr * here.gradient
             z = ahead + (2 * lr * temperature) ** 0.5 * torch.randn_like(ahead)
         there = objective.at(z)
-        _check_finite(there, step)
         if metropolis:
             moves = _accept(here, there, lr, temperature)
             pairs = zip(here, there, strict=True)
             there = _Point(*(old.index_put((moves,), new[moves]) for old, new in pairs))
+        else:
+            _check_finite(there, step)
         here = there
         seen.append((here.log_prob, here.reward, (here.z - start).norm(dim=-1)))
     return Refined(here.z, Trace(*map(torch.stack, zip(*seen, strict=True))))
@@ -235,9 +236,10 @@ def _climb(objective: _Objective, here: _Point, rates: Tensor, lr: float) -> tup
 
 
 def _accept(here: _Point, there: _Point, lr: float, temperature: float) -> Tensor:
-    """Which Langevin moves Metropolis' rule accepts, `(N,)`."""
+    """Which Langevin moves Metropolis' rule accepts, `(N,)`: none to where U is not finite."""
     ahead, back = (point.z + lr * point.gradient for point in (here, there))
     log_ratio = (there.objective - here.objective) / temperature + (
         (there.z - ahead).square().sum(-1) - (here.z - back).square().sum(-1)
     ) / (4 * lr * temperature)
-    return torch.rand_like(log_ratio).log() < log_ratio
+    finite = (there.objective + there.gradient.sum(-1)).isfinite()
+    return finite & (torch.rand_like(log_ratio).log() < log_ratio)

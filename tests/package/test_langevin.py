@@ -1,12 +1,16 @@
-"""Langevin moves: the default anchor."""
+"""Langevin moves: what Metropolis' rule refuses, and the default anchor."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from flowvae_tutorial import refine
+from flowvae_tutorial import InputError, refine, refine_with_trace
+
+Density = Callable[[Tensor], Tensor]
+BAD = [math.nan, math.inf, -math.inf]
 
 
 def standard_normal(z: Tensor) -> Tensor:
@@ -24,6 +28,72 @@ def has_moments(values: Tensor, mean: float, variance: float) -> bool:
         (found.mean() - expected).abs() < 4 * found.std() / len(values) ** 0.5
         for found, expected in ((values, mean), (squares, variance))
     )
+
+
+# --- moves to where the density is not finite ---------------------------------------------------
+
+
+def holed(bad: float) -> Density:
+    return lambda z: torch.where(z[:, 0] < 0, bad, standard_normal(z))
+
+
+def hole_of_the_gradient(z: Tensor) -> Tensor:
+    """Finite everywhere; below 0 its gradient is 0 × ∞."""
+    return standard_normal(z) + 0 * (z[:, 0] * (z[:, 0] > 0)).sqrt()
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [*((holed(bad),) for bad in BAD), *((standard_normal, holed(bad)) for bad in BAD),
+     (hole_of_the_gradient,)],
+)  # fmt: skip
+def test_moves_that_are_not_finite_are_refused_and_the_rest_is_the_half_normal(
+    functions: tuple[Density, ...],
+) -> None:
+    start = draw(6000, 1).abs() + 0.1
+    # With a reward of the same height the target is half as wide.
+    width = 1 / len(functions) ** 0.5
+    z, trace = refine_with_trace(
+        start, *functions, steps=80, lr=0.3 * width, temperature=1, metropolis=True
+    )
+    assert (z > 0).all() and all(values.isfinite().all() for values in trace)
+    assert has_moments(z[:, 0], width * math.sqrt(2 / math.pi), width**2 * (1 - 2 / math.pi))
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_refused_latent_changes_nothing_for_the_others(bad: float) -> None:
+    z = draw(50, 2)
+
+    def spoilt(at: Tensor) -> Tensor:
+        """Not finite for the first two latents, once they have moved."""
+        first = torch.arange(len(at)) < 2
+        return torch.where(first & (at != z).any(-1), bad, standard_normal(at))
+
+    ends = []
+    for log_prob in (standard_normal, spoilt):
+        torch.manual_seed(4)
+        ends.append(refine(z, log_prob, steps=5, lr=0.3, temperature=1, metropolis=True))
+    assert torch.equal(ends[1][2:], ends[0][2:])
+    assert torch.equal(ends[1][:2], z[:2]) and not torch.equal(ends[0][:2], z[:2])
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_start_that_is_not_finite_is_refused_with_metropolis_too(bad: float) -> None:
+    z = torch.tensor([[-1.0], [1.0], [2.0]], dtype=torch.float64)
+    with pytest.raises(InputError, match=r"\Alog_prob is not finite at step 0 for 1 of 3 latents"):
+        refine(z, holed(bad), temperature=1, metropolis=True)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_without_metropolis_a_move_that_is_not_finite_names_its_step(bad: float) -> None:
+    # Each step leads 0.2 to the left, with next to no noise: to 0.1, then to -0.1.
+    z = torch.full((3, 1), 0.3, dtype=torch.float64)
+
+    def slope(z: Tensor) -> Tensor:
+        return torch.where(z[:, 0] < 0, bad, -20 * z[:, 0])
+
+    with pytest.raises(InputError, match=r"\Alog_prob is not finite at step 2 for 3 of 3 latents"):
+        refine(z, slope, steps=9, lr=0.01, temperature=1e-6)
 
 
 # --- the anchor without being asked for -----------------------------------------------------------
