@@ -18,7 +18,7 @@ HALVINGS = 24
 
 
 class Trace(NamedTuple):
-    """What `refine` saw before the first and after each step, `(steps + 1, N)` each."""
+    """What `refine` saw before the first and after each step, `(steps + 1, N)`, and of each."""
 
     log_prob: Tensor
     """log p(z), in nats."""
@@ -26,6 +26,8 @@ class Trace(NamedTuple):
     """Zeros without a reward."""
     distance: Tensor
     """‖z − z₀‖, from the start."""
+    accepted: Tensor
+    """`(steps, N)`: 0 where Metropolis' rule refused a step, else 1. The mean is the rate."""
 
 
 class Refined(NamedTuple):
@@ -188,6 +190,7 @@ def _refine_chunk(
     here = objective.at(start)
     _check_finite(here, 0)
     seen = [(here.log_prob, here.reward, (here.z - start).norm(dim=-1))]
+    accepted = start.new_ones(steps, len(start))
     rates = start.new_full((len(start), 1), lr)
     for step in range(1, steps + 1):
         if temperature == 0:
@@ -198,13 +201,15 @@ def _refine_chunk(
         there = objective.at(z)
         if metropolis:
             moves = _accept(here, there, lr, temperature)
+            accepted[step - 1] = moves
             pairs = zip(here, there, strict=True)
             there = _Point(*(old.index_put((moves,), new[moves]) for old, new in pairs))
         else:
             _check_finite(there, step)
         here = there
         seen.append((here.log_prob, here.reward, (here.z - start).norm(dim=-1)))
-    return Refined(here.z, Trace(*map(torch.stack, zip(*seen, strict=True))))
+    log_prob, reward, distance = map(torch.stack, zip(*seen, strict=True))
+    return Refined(here.z, Trace(log_prob, reward, distance, accepted))
 
 
 def _check_finite(point: _Point, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Langevin moves: what Metropolis' rule refuses, and the default anchor."""
+"""Langevin moves: what Metropolis' rule refuses, how often it accepts, and the default anchor."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+import flowvae_tutorial.refinement
 from flowvae_tutorial import InputError, refine, refine_with_trace
 
 Density = Callable[[Tensor], Tensor]
@@ -94,6 +96,57 @@ def test_without_metropolis_a_move_that_is_not_finite_names_its_step(bad: float)
 
     with pytest.raises(InputError, match=r"\Alog_prob is not finite at step 2 for 3 of 3 latents"):
         refine(z, slope, steps=9, lr=0.01, temperature=1e-6)
+
+
+# --- the acceptance rate --------------------------------------------------------------------------
+
+
+def rate_by_quadrature(lr: float, temperature: float) -> float:
+    """E[min(1, ρ)] of a move under exp(log p / τ) with p = N(0, 1), from a draw of it."""
+    target = Normal(torch.zeros((), dtype=torch.float64), temperature**0.5)
+    unit = torch.linspace(-7, 7, 701, dtype=torch.float64)
+    z, noise = (temperature**0.5 * unit)[:, None], unit[None, :]
+    width = math.sqrt(2 * lr * temperature)
+    moved = (1 - lr) * z + width * noise
+    there, back = Normal((1 - lr) * z, width), Normal((1 - lr) * moved, width)
+    log_ratio = target.log_prob(moved) + back.log_prob(z) - target.log_prob(z)
+    ratio = (log_ratio - there.log_prob(moved)).exp().clamp(max=1)
+    weight = Normal(0.0, 1.0).log_prob(unit).exp() * (unit[1] - unit[0])
+    return (weight[:, None] * weight * ratio).sum().item()
+
+
+@pytest.mark.parametrize(("lr", "temperature"), [(0.1, 1.0), (0.5, 1.0), (1.5, 1.0), (1.5, 0.3)])
+def test_the_acceptance_rate_under_a_gaussian_is_the_integral(
+    lr: float, temperature: float
+) -> None:
+    start = temperature**0.5 * draw(40_000, 1)
+    trace = refine_with_trace(
+        start, standard_normal, steps=1, lr=lr, temperature=temperature, metropolis=True
+    ).trace
+    expected = rate_by_quadrature(lr, temperature)
+    error = math.sqrt(expected * (1 - expected) / len(start))
+    assert trace.accepted.mean().item() == pytest.approx(expected, abs=4 * error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_was_accepted_is_what_has_moved(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowvae_tutorial.refinement, "CHUNK", 30)
+    z = draw(100, 2).to(dtype)
+    _, trace = refine_with_trace(
+        z, standard_normal, steps=4, lr=1.0, temperature=1, metropolis=True
+    )
+    assert trace.accepted.shape == (4, 100) and trace.accepted.dtype == dtype
+    moved = trace.distance.diff(dim=0) != 0
+    assert torch.equal(trace.accepted, moved.to(dtype))
+    assert 0.2 < moved.to(dtype).mean() < 0.9
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_without_metropolis_every_step_is_accepted(temperature: float) -> None:
+    trace = refine_with_trace(draw(5, 2), standard_normal, steps=3, temperature=temperature).trace
+    assert torch.equal(trace.accepted, torch.ones(3, 5, dtype=torch.float64))
 
 
 # --- the anchor without being asked for -----------------------------------------------------------
