@@ -1,5 +1,6 @@
 """VAEs with flexible priors and posteriors: the package beside the book."""
 
+from .comparison import energy_distance, modes_found, precision_and_recall
 from .distributions import Chain, Mixture, rsample_and_log_prob
 from .errors import InputError
 from .evaluation import (
@@ -9,11 +10,8 @@ from .evaluation import (
     aggregated_posterior,
     elbo_by_level,
     elbo_surgery,
-    energy_distance,
     evaluate,
     mean_and_standard_error,
-    modes_found,
-    precision_and_recall,
     prior_gap,
 )
 from .flows import CouplingFlow, Flow
@@ -29,7 +27,8 @@ from .priors import (
     VampPrior,
     pseudo_inputs_from,
 )
-from .refinement import Refined, Trace, fit_reward, refine, refine_with_trace
+from .refinement import Refined, Trace, refine, refine_with_trace
+from .rewards import fit_reward
 from .training import History, fit
 from .vae import ELBO, VAE
 

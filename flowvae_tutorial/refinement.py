@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from .errors import InputError
-from .networks import mlp
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -20,7 +18,7 @@ HALVINGS = 24
 
 
 class Trace(NamedTuple):
-    """What `refine` saw before the first and after each step, `(steps + 1, N)` each."""
+    """What `refine` saw before the first and after each step, `(steps + 1, N)`, and of each."""
 
     log_prob: Tensor
     """log p(z), in nats."""
@@ -28,6 +26,8 @@ class Trace(NamedTuple):
     """Zeros without a reward."""
     distance: Tensor
     """‖z − z₀‖, from the start."""
+    accepted: Tensor
+    """`(steps, N)`: 0 where Metropolis' rule refused a step, else 1. The mean is the rate."""
 
 
 class Refined(NamedTuple):
@@ -44,7 +44,7 @@ def refine(
     *,
     steps: int = 10,
     lr: float = 0.1,
-    anchor: float = 0.1,
+    anchor: float | None = None,
     temperature: float = 0.0,
     metropolis: bool = False,
 ) -> Tensor:
@@ -53,13 +53,12 @@ def refine(
     Each latent moves on its own: its result does not depend on the others. (In float32 it may,
     where a step and half of it are equally good to the last digit.)
 
-    At temperature 0 this is gradient ascent, and U never falls: a latent whose step would lower
-    it halves that step until it does not, and tries twice that size, up to lr, at its next step.
-    Nothing is drawn at random.
+    At temperature 0 this is gradient ascent without chance, and U never falls: a latent whose step
+    would lower it halves that step until it does not, and next tries twice that size, up to lr.
 
     At a temperature τ > 0 it is Langevin dynamics, z ← z + lr ∇U + √(2 lr τ) ε, whose target is
-    exp(U / τ) up to an error of order lr (`eq-langevin`). With `metropolis` each move is
-    accepted or refused, and the target is exact. ε comes from torch's random state.
+    exp(U / τ) up to an error of order lr (`eq-langevin`). With `metropolis` each move is accepted
+    or refused, and the target is exact. ε comes from torch's random state.
 
     Costs, per step, a gradient and a value of U, and another value for each halving; in chunks,
     so that memory stays flat.
@@ -70,9 +69,9 @@ def refine(
         reward: added to log p, from `(N, D)` to `(N,)`.
         steps: how many.
         lr: the size of a step, for a gradient of 1.
-        anchor: how hard z₀ pulls.
+        anchor: how hard z₀ pulls; by default 0.1, and 0 with a temperature, to sample p itself.
         temperature: 0 climbs, 1 samples.
-        metropolis: accept or refuse each Langevin move.
+        metropolis: accept or refuse each Langevin move. One that is not finite is refused.
 
     Returns:
         `(N, D)`, of the dtype of z and without a graph. No parameter gets a gradient.
@@ -102,11 +101,13 @@ def refine_with_trace(
     *,
     steps: int = 10,
     lr: float = 0.1,
-    anchor: float = 0.1,
+    anchor: float | None = None,
     temperature: float = 0.0,
     metropolis: bool = False,
 ) -> Refined:
-    """The same as `refine`, with log p, reward and distance before and after each step."""
+    """The same as `refine`, with a `Trace` of the way."""
+    if anchor is None:
+        anchor = 0.1 if temperature == 0 else 0.0
     # Written so that NaN is refused, too.
     sensible = 0 < lr < math.inf and 0 <= anchor < math.inf and 0 <= temperature < math.inf
     if not sensible or steps < 0:
@@ -117,9 +118,7 @@ def refine_with_trace(
     if metropolis and temperature == 0:
         raise InputError("a Metropolis correction needs a temperature above 0")
     if z.ndim != 2 or not z.is_floating_point():
-        raise InputError(
-            f"z must be floating point of shape (N, D), got {z.dtype} {tuple(z.shape)}"
-        )
+        raise InputError(f"z must be floating point (N, D), got {z.dtype} {tuple(z.shape)}")
     if not z.isfinite().all():
         raise InputError("z has NaN or infinite values")
     if torch.is_inference_mode_enabled():
@@ -127,8 +126,8 @@ def refine_with_trace(
     parts = []
     # A copy, because a tensor that was made in inference mode takes no gradient.
     for start in z.detach().clone().split(CHUNK):
-        ascent = _Ascent(start, log_prob, reward, lr, anchor, temperature, metropolis)
-        parts.append(ascent.run(steps))
+        objective = _Objective(log_prob, reward, anchor, start)
+        parts.append(_refine_chunk(objective, steps, lr, temperature, metropolis))
     trace = (torch.cat(values, dim=1) for values in zip(*(p.trace for p in parts), strict=True))
     return Refined(torch.cat([part.z for part in parts]), Trace(*trace))
 
@@ -138,171 +137,114 @@ class _Point(NamedTuple):
     log_prob: Tensor
     reward: Tensor
     objective: Tensor
+    gradient: Tensor
 
 
-class _Ascent:
-    """One chunk of latents on its way."""
+class _Objective(NamedTuple):
+    """U of one chunk of latents."""
 
-    def __init__(
-        self,
-        start: Tensor,
-        log_prob: LogDensity,
-        reward: LogDensity | None,
-        lr: float,
-        anchor: float,
-        temperature: float,
-        metropolis: bool,
-    ) -> None:
-        self.start, self.log_prob, self.reward = start, log_prob, reward
-        self.lr, self.anchor, self.temperature = lr, anchor, temperature
-        self.metropolis = metropolis
-        self.rates = start.new_full((len(start), 1), lr)
+    log_prob: LogDensity
+    reward: LogDensity | None
+    anchor: float
+    start: Tensor
 
-    def run(self, steps: int) -> Refined:
-        point, gradient = self.with_gradient(self.start, 0)
-        rows = [self.seen(point)]
-        for step in range(1, steps + 1):
-            if self.temperature == 0:
-                point, gradient = self.with_gradient(self.climb(point, gradient), step)
-            else:
-                point, gradient = self.diffuse(point, gradient, step)
-            rows.append(self.seen(point))
-        return Refined(point.z, Trace(*map(torch.stack, zip(*rows, strict=True))))
-
-    def seen(self, point: _Point) -> tuple[Tensor, Tensor, Tensor]:
-        return point.log_prob, point.reward, (point.z - self.start).norm(dim=-1)
-
-    def at(self, z: Tensor, start: Tensor) -> _Point:
+    def terms(self, z: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The values log p, reward and U of latents from these starts, `(N,)` each."""
         log_prob = self.log_prob(z)
         reward = torch.zeros_like(log_prob) if self.reward is None else self.reward(z)
         for name, value in (("log_prob", log_prob), ("reward", reward)):
-            if value.shape != z.shape[:1]:
-                raise InputError(
-                    f"{name} must give one number a latent, shape {tuple(z.shape[:1])}, got "
-                    f"{tuple(value.shape)}"
-                )
+            wanted, got = (len(z),), tuple(value.shape)
+            if got != wanted:
+                raise InputError(f"{name} must give one number a latent, {wanted}, got {got}")
         pull = self.anchor * (z - start).square().sum(-1)
-        return _Point(z, log_prob, reward, log_prob + reward - pull)
+        return log_prob, reward, log_prob + reward - pull
 
-    def with_gradient(self, z: Tensor, step: int) -> tuple[_Point, Tensor]:
+    def at(self, z: Tensor) -> _Point:
+        """All of the latents, with their gradients."""
         gradient = -2 * self.anchor * (z - self.start)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            point = self.at(z, self.start)
-            for name, value in (("log_prob", point.log_prob), ("reward", point.reward)):
-                if name == "reward" and self.reward is None:
-                    continue
-                # Of the sum: each latent gets its own gradient, whatever their number.
-                part = (
-                    torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0]
-                    if value.requires_grad
-                    else None
-                )
-                # There is none, too, if the graph leads to parameters only.
-                if part is None:
-                    raise InputError(
-                        f"{name} gives no gradient: do not detach it or compute it under no_grad"
-                    )
-                gradient = gradient + part.detach()
-        for name, value in (
-            ("log_prob", point.log_prob),
-            ("reward", point.reward),
-            ("the gradient", gradient.sum(-1)),
-        ):
-            bad = int((~value.isfinite()).sum())
-            if bad:
-                raise InputError(
-                    f"{name} is not finite at step {step} for {bad} of {len(z)} latents: start "
-                    "where the density is not zero, or lower lr"
-                )
-        return _Point(*(value.detach() for value in point)), gradient
-
-    @torch.no_grad()
-    def climb(self, point: _Point, gradient: Tensor) -> Tensor:
-        """A step uphill, halved for each latent until it is none downhill."""
-        z, rates = point.z.clone(), self.rates
-        left = torch.arange(len(z), device=z.device)
-        while len(left):
-            trial = point.z[left] + rates[left] * gradient[left]
-            # Written so that NaN counts as downhill.
-            uphill = self.at(trial, self.start[left]).objective >= point.objective[left]
-            z[left[uphill]] = trial[uphill]
-            left = left[~uphill]
-            rates[left] /= 2
-            left = left[rates[left, 0] > self.lr / 2**HALVINGS]
-        # Where the density is sharp, not every step has to find that out from the start.
-        self.rates = (2 * rates).clamp(max=self.lr)
-        return z
-
-    @torch.no_grad()
-    def diffuse(self, point: _Point, gradient: Tensor, step: int) -> tuple[_Point, Tensor]:
-        """A Langevin move, refused for each latent by Metropolis' rule if that is asked for."""
-        spread = 2 * self.lr * self.temperature
-        ahead = point.z + self.lr * gradient
-        z = ahead + spread**0.5 * torch.randn_like(ahead)
-        there, gradient_there = self.with_gradient(z, step)
-        if not self.metropolis:
-            return there, gradient_there
-        back = z + self.lr * gradient_there
-        log_ratio = (there.objective - point.objective) / self.temperature + (
-            (z - ahead).square().sum(-1) - (point.z - back).square().sum(-1)
-        ) / (2 * spread)
-        accepted = torch.rand_like(log_ratio).log() < log_ratio
-
-        def choose(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(accepted if new.ndim == 1 else accepted.unsqueeze(-1), new, old)
-
-        chosen = _Point(*(choose(*pair) for pair in zip(there, point, strict=True)))
-        return chosen, choose(gradient_there, gradient)
+            log_prob, reward, objective = self.terms(z, self.start)
+            gradient = gradient + _gradient("log_prob", log_prob, z)
+            if self.reward is not None:
+                gradient = gradient + _gradient("reward", reward, z)
+        return _Point(*(value.detach() for value in (z, log_prob, reward, objective, gradient)))
 
 
-def fit_reward(z: Tensor, target: Tensor, hidden: tuple[int, ...] = (64,)) -> nn.Module:
-    """Train a small reward on latents z `(N, D)` with a target `(N,)`.
-
-    Booleans give the log-probability of `True`, in nats. Numbers give the predicted number, in
-    standard deviations of the target. Takes a second or two for a thousand latents.
-
-    Returns:
-        A module from `(N, D)` to `(N,)`, with nothing left to learn.
-
-    Raises:
-        InputError: another shape, fewer than two latents, or a target that is always the same.
-    """
-    if z.ndim != 2 or target.shape != z.shape[:1]:
-        raise InputError(
-            f"fit_reward needs latents (N, D) and a target (N,), got {tuple(z.shape)} and "
-            f"{tuple(target.shape)}"
-        )
-    if len(target) < 2 or (target == target[0]).all():
-        raise InputError("fit_reward needs a target with at least two different values")
-    if not z.is_floating_point() or not (z.isfinite().all() and target.isfinite().all()):
-        raise InputError("fit_reward needs floating-point latents, and no NaN or infinite values")
-    # Latents of an encoder may carry its graph.
-    z = z.detach()
-    is_true = target.dtype == torch.bool
-    wanted = target.detach().to(z)
-    if not is_true:
-        wanted = (wanted - wanted.mean()) / wanted.std()
-    net = _Reward(z, hidden, is_true)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.1)
-    for _ in range(500):
-        rows = torch.randint(len(z), (min(len(z), 256),), device=z.device)
-        output = net.net(z[rows]).squeeze(-1)
-        error = F.binary_cross_entropy_with_logits if is_true else F.mse_loss
-        loss = error(output, wanted[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    net.requires_grad_(False)
-    return net
+def _gradient(name: str, value: Tensor, z: Tensor) -> Tensor:
+    """Of the sum: each latent gets its own gradient, whatever their number."""
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)
+    # There is none, too, if the graph leads to parameters only.
+    if gradient is None:
+        raise InputError(f"{name} gives no gradient: do not detach it or compute it under no_grad")
+    return gradient.detach()
 
 
-class _Reward(nn.Module):
-    def __init__(self, z: Tensor, hidden: tuple[int, ...], is_log_probability: bool) -> None:
-        super().__init__()
-        self.net = mlp(z.shape[-1], hidden, 1).to(z)
-        self.is_log_probability = is_log_probability
+@torch.no_grad()
+def _refine_chunk(
+    objective: _Objective, steps: int, lr: float, temperature: float, metropolis: bool
+) -> Refined:
+    start = objective.start
+    here = objective.at(start)
+    _check_finite(here, 0)
+    seen = [(here.log_prob, here.reward, (here.z - start).norm(dim=-1))]
+    accepted = start.new_ones(steps, len(start))
+    rates = start.new_full((len(start), 1), lr)
+    for step in range(1, steps + 1):
+        if temperature == 0:
+            z, rates = _climb(objective, here, rates, lr)
+        else:
+            ahead = here.z + lr * here.gradient
+            z = ahead + (2 * lr * temperature) ** 0.5 * torch.randn_like(ahead)
+        there = objective.at(z)
+        if metropolis:
+            moves = _accept(here, there, lr, temperature)
+            accepted[step - 1] = moves
+            pairs = zip(here, there, strict=True)
+            there = _Point(*(old.index_put((moves,), new[moves]) for old, new in pairs))
+        else:
+            _check_finite(there, step)
+        here = there
+        seen.append((here.log_prob, here.reward, (here.z - start).norm(dim=-1)))
+    log_prob, reward, distance = map(torch.stack, zip(*seen, strict=True))
+    return Refined(here.z, Trace(log_prob, reward, distance, accepted))
 
-    def forward(self, z: Tensor) -> Tensor:
-        output: Tensor = self.net(z).squeeze(-1)
-        return F.logsigmoid(output) if self.is_log_probability else output
+
+def _check_finite(point: _Point, step: int) -> None:
+    values = point.log_prob, point.reward, point.gradient.sum(-1)
+    for name, value in zip(("log_prob", "reward", "the gradient"), values, strict=True):
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise InputError(
+                f"{name} is not finite at step {step} for {bad} of {len(value)} latents: start "
+                "where the density is not zero, or lower lr"
+            )
+
+
+def _climb(objective: _Objective, here: _Point, rates: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """A step uphill, halved for each latent until it is none downhill, and the next rates."""
+    z, rates = here.z.clone(), rates.clone()
+    left = torch.arange(len(z), device=z.device)
+    while len(left):
+        trial = here.z[left] + rates[left] * here.gradient[left]
+        _, _, value = objective.terms(trial, objective.start[left])
+        # Written so that NaN counts as downhill.
+        uphill = value >= here.objective[left]
+        z[left[uphill]] = trial[uphill]
+        left = left[~uphill]
+        rates[left] /= 2
+        left = left[rates[left, 0] > lr / 2**HALVINGS]
+    # Where the density is sharp, not every step has to find that out from the start.
+    return z, (2 * rates).clamp(max=lr)
+
+
+def _accept(here: _Point, there: _Point, lr: float, temperature: float) -> Tensor:
+    """Which Langevin moves Metropolis' rule accepts, `(N,)`: none to where U is not finite."""
+    ahead, back = (point.z + lr * point.gradient for point in (here, there))
+    log_ratio = (there.objective - here.objective) / temperature + (
+        (there.z - ahead).square().sum(-1) - (here.z - back).square().sum(-1)
+    ) / (4 * lr * temperature)
+    finite = (there.objective + there.gradient.sum(-1)).isfinite()
+    return finite & (torch.rand_like(log_ratio).log() < log_ratio)

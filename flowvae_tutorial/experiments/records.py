@@ -14,15 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..comparison import energy_distance, modes_found
 from ..data import Data
 from ..errors import InputError
-from ..evaluation import (
-    energy_distance,
-    evaluate,
-    mean_and_standard_error,
-    modes_found,
-    prior_gap,
-)
+from ..evaluation import evaluate, mean_and_standard_error, prior_gap
 from ..models import Sizes
 from ..storage.checkpoints import History
 from ..storage.files import write_whole

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..comparison import energy_distance, precision_and_recall
 from ..data import Data
 from ..errors import InputError
-from ..evaluation import energy_distance, precision_and_recall
 from ..networks import dense
 from ..refinement import refine
 from ..vae import VAE

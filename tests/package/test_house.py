@@ -12,9 +12,13 @@ PACKAGE = Path(__file__).parents[2] / "flowvae_tutorial"
 
 # From the bottom up; a module imports from those before it. A wing's own name is its `__init__`.
 ORDER = """
-errors networks transforms distributions flows priors posteriors likelihoods refinement vae
-evaluation storage storage.files storage.downloads storage.checkpoints data models plots
-storage.weights storage.trained training.progress training.ranks training.loop training pretrained
+errors networks transforms distributions flows priors posteriors likelihoods
+refinement rewards vae evaluation comparison
+storage storage.files storage.downloads storage.checkpoints
+data models plots
+storage.weights storage.trained
+training.progress training.ranks training.loop training
+pretrained
 experiments experiments.record_files experiments.records experiments.refinement_records
 experiments.runs experiments.jobs experiments.pictures experiments.commands
 notebook.numbers notebook.sliders notebook notebook.panel
