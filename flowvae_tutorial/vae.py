@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
-from .errors import InputError, check_data
+from .errors import InputError, check_data, may_look_at_values
 from .networks import evaluating
 from .refinement import refine
 
@@ -159,7 +159,11 @@ class VAE(nn.Module):
         return (beta * kl - reconstruction).mean()
 
     def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""
+        """The loss: what `torch.compile`, DistributedDataParallel and Lightning call.
+
+        And `torch.func.functional_call`, which lends a module other parameters for one call.
+        Flows and hierarchies run networks when asked for a density: ask within that call.
+        """
         return self.loss(x, beta)
 
     @torch.no_grad()
@@ -186,8 +190,7 @@ class VAE(nn.Module):
             [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
         )
         # Widths of a posterior are exponentials: far from the training data they can overflow.
-        bad = estimate.isnan().nonzero()
-        if len(bad):
+        if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
                 f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
                 f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
