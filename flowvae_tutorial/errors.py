@@ -109,8 +109,9 @@ def _lies_within(support: constraints.Constraint, x: Tensor) -> bool:
     checks take several times as long.
     """
     support = getattr(support, "base_constraint", support)
-    if support is constraints.real:
+    # Of a copied or pickled model the constraint is a copy, too.
+    if type(support) is type(constraints.real):
         return True
-    if support is constraints.boolean:
+    if type(support) is type(constraints.boolean):
         return torch.equal(x.round().clamp(0, 1), x)
     return bool(support.check(x).all())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -91,10 +92,15 @@ class Conditioner(nn.Module):
         The context goes through its layer once and not once a sample. The sum of two linear maps
         is one linear map of both inputs side by side.
         """
+        # No lambdas: a distribution that holds this is pickled and copied with its network.
         if self.of_context is None:
-            return lambda a: self.body(self.of_u(a))
-        shift = self.of_context(context)
-        return lambda a: self.body(self.of_u(a) + shift)
+            return self._given
+        return partial(self._given, shift=self.of_context(context))
+
+    def _given(self, a: Tensor, shift: Tensor | None = None) -> Tensor:
+        h = self.of_u(a)
+        theta: Tensor = self.body(h if shift is None else h + shift)
+        return theta
 
 
 class CouplingFlow(nn.Module):
