@@ -11,6 +11,12 @@ from .errors import InputError
 from .networks import evaluating
 
 
+def _refuse(context: object) -> None:
+    # A density that depends on x is another model's: to ignore x would hide that it was meant.
+    if context is not None:
+        raise InputError("this prior takes no context: call it without one, as prior()")
+
+
 class StandardNormal(nn.Module):
     """N(0, I): the prior with nothing to learn."""
 
@@ -26,6 +32,7 @@ class StandardNormal(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         normal = Normal(self.zero, torch.ones_like(self.zero), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
@@ -49,6 +56,7 @@ class GaussianMixture(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
         return Mixture(Independent(normal, 1, validate_args=False), self.logits)
 
@@ -158,6 +166,7 @@ class VampPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
 
 
@@ -211,4 +220,5 @@ class HierarchicalPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
+        _refuse(context)
         return Chain(self.top(), self.conditional, self.event_size)
