@@ -198,6 +198,14 @@ class CouplingFlow(nn.Module):
         normal = Normal(zero, torch.ones_like(zero), validate_args=False)
         return Flow(_StandardNormal(normal, 1, validate_args=False), transform)
 
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        kind = "affine" if self.coupling is AffineCoupling else "spline"
+        return (
+            f"features={self.features}, context={self.context}, transforms={len(self.nets)}, "
+            f"kind={kind}"
+        )
+
     def _check(self, context: Tensor | None) -> None:
         if context is None and self.context:
             raise InputError(f"this flow needs a context of shape (N, {self.context}), got none")

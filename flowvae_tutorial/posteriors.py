@@ -112,3 +112,7 @@ class HierarchicalPosterior(nn.Module):
                 below: Distribution = self.conditional(x, top.sample())
             self._event_size = top.event_shape[0] + below.event_shape[0]
         return Chain(top, partial(self.conditional, x), self._event_size)
+
+    def extra_repr(self) -> str:
+        """The size, for `print`, once a call has shown it."""
+        return "" if self._event_size is None else f"features={self._event_size}"

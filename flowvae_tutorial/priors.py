@@ -36,6 +36,10 @@ class StandardNormal(nn.Module):
         normal = Normal(self.zero, torch.ones_like(self.zero), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
+    def extra_repr(self) -> str:
+        """The size, for `print`."""
+        return f"features={len(self.zero)}"
+
 
 class GaussianMixture(nn.Module):
     """A mixture of K diagonal Gaussians with learned weights, means and scales.
@@ -59,6 +63,10 @@ class GaussianMixture(nn.Module):
         _refuse(context)
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
         return Mixture(Independent(normal, 1, validate_args=False), self.logits)
+
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        return f"features={self.loc.shape[1]}, components={len(self.loc)}"
 
 
 class VampPrior(nn.Module):
@@ -169,6 +177,12 @@ class VampPrior(nn.Module):
         _refuse(context)
         return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
 
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        components, inputs = self.raw.shape
+        weights = "learned" if isinstance(self.logits, nn.Parameter) else "fixed"
+        return f"components={components}, inputs={inputs}, bounds={self.bounds}, weights={weights}"
+
 
 def pseudo_inputs_from(
     x: Tensor, components: int, noise: float = 0.05, bounds: tuple[float, float] | None = (0.0, 1.0)
@@ -222,3 +236,7 @@ class HierarchicalPrior(nn.Module):
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
         _refuse(context)
         return Chain(self.top(), self.conditional, self.event_size)
+
+    def extra_repr(self) -> str:
+        """The size, for `print`."""
+        return f"features={self.event_size}"

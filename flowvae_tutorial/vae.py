@@ -159,11 +159,7 @@ class VAE(nn.Module):
         return (beta * kl - reconstruction).mean()
 
     def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        """The loss: what `torch.compile`, DistributedDataParallel and Lightning call.
-
-        And `torch.func.functional_call`, which lends a module other parameters for one call.
-        Flows and hierarchies run networks when asked for a density: ask within that call.
-        """
+        """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""
         return self.loss(x, beta)
 
     @torch.no_grad()
@@ -242,3 +238,7 @@ class VAE(nn.Module):
         self._check(x)
         p_x: Distribution = self.likelihood(self.posterior(x).sample((1,)))
         return p_x.mean.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """The data size X, for `print`."""
+        return f"features={self.features}"
