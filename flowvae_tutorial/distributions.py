@@ -58,12 +58,9 @@ def rsample_and_log_prob(
         return z, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
     if type(distribution) is Normal:
         # torch fills a tensor in place, to which `vmap` cannot give other noise each example.
-        noise = torch.randn(
-            (*sample_shape, *distribution.batch_shape),
-            dtype=distribution.loc.dtype,
-            device=distribution.loc.device,
-        )
-        z = distribution.loc + noise * distribution.scale
+        loc, scale = distribution.loc, distribution.scale
+        noise = torch.randn((*sample_shape, *loc.shape), dtype=loc.dtype, device=loc.device)
+        z = loc + noise * scale
     else:
         z = distribution.rsample(sample_shape)
     return z, distribution.log_prob(z)
