@@ -56,7 +56,13 @@ def rsample_and_log_prob(
     if isinstance(distribution, Independent):
         z, log_prob = rsample_and_log_prob(distribution.base_dist, sample_shape)
         return z, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
-    z = distribution.rsample(sample_shape)
+    if type(distribution) is Normal:
+        # torch fills a tensor in place, to which `vmap` cannot give other noise each example.
+        loc, scale = distribution.loc, distribution.scale
+        noise = torch.randn((*sample_shape, *loc.shape), dtype=loc.dtype, device=loc.device)
+        z = loc + noise * scale
+    else:
+        z = distribution.rsample(sample_shape)
     return z, distribution.log_prob(z)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
-from .errors import InputError, may_look_at_values
+from .errors import InputError, check_data, may_look_at_values
 from .networks import evaluating
 from .refinement import refine
 
@@ -128,58 +128,12 @@ class VAE(nn.Module):
         return p_x.event_shape[0], p_x.support
 
     def _check(self, x: Tensor, num_samples: int = 1) -> None:
-        # Under torch.compile a check of values would break the graph in two.
+        # Looking for a parameter makes torch.compile guard every module.
         if torch.compiler.is_compiling():
             return
         if num_samples < 1:
             raise InputError(f"num_samples must be at least 1, got {num_samples}")
-        if not isinstance(x, Tensor):
-            raise InputError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor")
-        if x.ndim != 2 or x.shape[-1] != self.features:
-            raise InputError(
-                f"x must have shape (N, {self.features}), got {tuple(x.shape)}: "
-                "flatten each example"
-            )
-        if len(x) == 0:
-            raise InputError("x is empty: it must hold at least one example")
-        if not x.is_floating_point():
-            raise InputError(
-                f"x must be floating point, got {x.dtype}: convert it and scale it to the "
-                "likelihood's range, x.float() / 255 for 8-bit images"
-            )
-        weights = next(self.parameters(), x)
-        if x.dtype != weights.dtype:
-            raise InputError(
-                f"x is {x.dtype}, the model {weights.dtype}: convert one, x.to({weights.dtype})"
-            )
-        if x.device != weights.device:
-            raise InputError(
-                f"x is on {x.device}, the model on {weights.device}: move one, "
-                f'x.to("{weights.device}")'
-            )
-        if not may_look_at_values(x):
-            return
-        # The sum is finite if all values are, unless it overflows: only then look at each.
-        if not x.sum().isfinite() and not x.isfinite().all():
-            raise InputError("x has NaN or infinite values: clean the data first")
-        if not self._has_density(x):
-            raise InputError(
-                "x has values that the likelihood gives no density: a Bernoulli likelihood "
-                "takes 0 and 1 only, so binarise the images or use GaussianLikelihood"
-            )
-
-    def _has_density(self, x: Tensor) -> bool:
-        """Whether all of x lies in the likelihood's support.
-
-        Every training step pays for this, so the two usual supports are not left to torch, whose
-        checks take several times as long.
-        """
-        support = getattr(self._support, "base_constraint", self._support)
-        if support is constraints.real:
-            return True
-        if support is constraints.boolean:
-            return torch.equal(x.round().clamp(0, 1), x)
-        return bool(self._support.check(x).all())
+        check_data(x, self.features, like=next(self.parameters(), None), support=self._support)
 
     def elbo(self, x: Tensor, num_samples: int = 1) -> ELBO:
         """Estimate both terms of the evidence lower bound (equation `eq-elbo`).
@@ -235,8 +189,7 @@ class VAE(nn.Module):
             [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
         )
         # Widths of a posterior are exponentials: far from the training data they can overflow.
-        bad = estimate.isnan().nonzero()
-        if len(bad):
+        if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
                 f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
                 f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
@@ -288,3 +241,7 @@ class VAE(nn.Module):
         self._check(x)
         p_x: Distribution = self.likelihood(self.posterior(x).sample((1,)))
         return p_x.mean.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """The data size X, for `print`."""
+        return f"features={self.features}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, LogNormal, Normal
+from torch.distributions import Distribution, Independent, LogNormal, Normal, constraints
 
 import flowvae_tutorial.vae
 from flowvae_tutorial import (
@@ -28,6 +28,7 @@ from flowvae_tutorial import (
     mlp,
 )
 from flowvae_tutorial.data import load
+from flowvae_tutorial.errors import check_data
 
 LATENT, FEATURES = 2, 6
 
@@ -538,6 +539,26 @@ def test_bad_data_is_refused_in_one_line(make: Callable[[], VAE], bad: str, call
     x, message = BAD[bad]
     with pytest.raises(InputError, match=one_line(message)):
         CALLS[call](make(), x)
+
+
+@pytest.mark.parametrize("bad", [*BAD, *BAD_BERNOULLI])
+def test_the_check_calls_data_what_its_caller_calls_them(bad: str) -> None:
+    x, message = {**BAD, **BAD_BERNOULLI}[bad]
+    message = message.replace("x.float", "data.train.float")
+    with pytest.raises(InputError, match=rf"\Adata.train (must|is|has) {one_line(message)[2:]}"):
+        check_data(x, FEATURES, support=constraints.boolean, name="data.train")
+
+
+def test_data_of_another_dtype_or_device_than_the_models_are_refused_by_name() -> None:
+    for like, message in [
+        (torch.zeros(1).double(), r"convert one, data.train.to\(torch.float64\)"),
+        (
+            torch.zeros(1, device="meta"),
+            r'on cpu, the model on meta: [^\n]*data.train.to\("meta"\)',
+        ),
+    ]:
+        with pytest.raises(InputError, match=one_line(message)):
+            check_data(GOOD, FEATURES, like=like, name="data.train")
 
 
 @pytest.mark.parametrize("call", CALLS)
