@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_functional import DATA, OURS, book_model, pair
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from flowvae_tutorial import VAE, BernoulliLikelihood, VampPrior, rsample_and_log_prob
 from flowvae_tutorial.models import BOOK_MODELS
+from test_functional import DATA, OURS, book_model, pair
 
 
 def saved_and_loaded(thing: Any) -> Any:

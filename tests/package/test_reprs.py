@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from test_functional import DATA, book_model
 from torch import nn
 
 from flowvae_tutorial import (
@@ -20,6 +19,7 @@ from flowvae_tutorial import (
 )
 from flowvae_tutorial.models import BOOK_MODELS
 from flowvae_tutorial.networks import GatedLinear, OnParts, TwoInputs
+from test_functional import DATA, book_model
 
 
 def gaussian(inputs: int, latent: int) -> GaussianPosterior:
