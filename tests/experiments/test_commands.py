@@ -94,7 +94,9 @@ def mistake(outcome: Outcome, code: int = 2) -> str:
     """The one line of a refused command; the bar of a run that had begun may stand before it."""
     assert outcome.code == code
     assert "Traceback" not in outcome.out + outcome.err
-    lines = [line for line in outcome.err.splitlines() if "epoch/s" not in line]
+    # A slow epoch is counted in seconds an epoch.
+    bars = "epoch/s", "s/epoch"
+    lines = [line for line in outcome.err.splitlines() if not any(bar in line for bar in bars)]
     assert len([line for line in lines if line.strip()]) == 1, outcome.err
     assert lines[-1].startswith("error: ")
     return lines[-1]
