@@ -10,8 +10,8 @@ from torch.distributions import Distribution, Independent, Normal, TransformedDi
 
 from .errors import InputError, may_look_at_values
 from .networks import mlp
+from .splines import BINS
 from .transforms import (
-    BINS,
     AffineCoupling,
     Bijection,
     Composition,
