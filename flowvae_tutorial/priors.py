@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .distributions import Chain, Mixture
+from .distributions import Chain
 from .errors import InputError
+from .mixtures import Mixture
 from .networks import evaluating
 
 
@@ -50,7 +51,8 @@ class GaussianMixture(nn.Module):
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
-        return Mixture(Independent(normal, 1, validate_args=False), self.logits)
+        components = Independent(normal, 1, validate_args=False)
+        return Mixture(components, self.logits, validate_args=False)
 
 
 class VampPrior(nn.Module):
@@ -158,7 +160,7 @@ class VampPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
-        return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
+        return Mixture(self.shares[0](self.pseudo_inputs), self.logits, validate_args=False)
 
 
 def pseudo_inputs_from(
@@ -211,4 +213,4 @@ class HierarchicalPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
-        return Chain(self.top(), self.conditional, self.event_size)
+        return Chain(self.top(), self.conditional, self.event_size, validate_args=False)
