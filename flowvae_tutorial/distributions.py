@@ -46,7 +46,7 @@ def rsample_and_log_prob(
     if isinstance(distribution, Independent):
         z, log_prob = rsample_and_log_prob(distribution.base_dist, sample_shape)
         return z, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
-    z = distribution.rsample(sample_shape)
+    z = rsample(distribution, sample_shape)
     return z, distribution.log_prob(z)
 
 
@@ -81,23 +81,18 @@ class Region(constraints.Constraint):
     event_dim = 1
 
     def __init__(self, holds: Callable[[Tensor], Tensor]) -> None:
-        """Wrap `holds`, which says which of the vectors `(..., D)` belong, `(...)`."""
         self.holds = holds
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether each vector belongs."""
+        """Which of the vectors `(..., D)` belong, `(...)`."""
         return self.holds(value)
 
 
 def check_value(distribution: Distribution, z: Tensor) -> None:
     """Refuse what the log-density of a distribution over vectors cannot take.
 
-    A wrong size is always refused: it would broadcast to a wrong answer. Values are looked at
-    if the distribution has torch's `validate_args` on.
-
-    Raises:
-        InputError: z has another size; with `validate_args`, it is not finite, does not fit the
-            batch shape or lies outside of the support.
+    Another size always raises an InputError: it would broadcast to a wrong answer. With torch's
+    `validate_args` on, so do values that are not finite or do not fit the batch shape.
     """
     shape, (size,) = tuple(z.shape), distribution.event_shape
     if shape[-1:] != (size,):
@@ -110,8 +105,12 @@ def check_value(distribution: Distribution, z: Tensor) -> None:
     for one, other in zip(reversed(shape[:-1]), reversed(batch), strict=False):
         if one != other and 1 not in (one, other):
             raise InputError(f"z of shape {shape} does not fit the batch shape {batch}")
+
+
+def check_support(distribution: Distribution, z: Tensor) -> None:
+    """Refuse z with values out of the support, by an InputError."""
     if not supported(distribution, z).all():
-        raise InputError(f"z has values outside of the support of {distribution}")
+        raise InputError(f"z has values outside of the support of {family(distribution)}")
 
 
 def supported(distribution: Distribution, z: Tensor) -> Tensor:
@@ -123,14 +122,17 @@ def supported(distribution: Distribution, z: Tensor) -> Tensor:
     return z.new_ones(()).bool() if support is None else support.check(z)
 
 
-def reparametrised(distribution: Distribution) -> Distribution:
-    """The distribution itself, if it has `rsample`; a NotImplementedError that says so if not."""
-    if not distribution.has_rsample:
-        raise NotImplementedError(
-            f"{family(distribution)} has no reparametrised samples: use `sample`, whose draws "
-            "carry no gradient"
-        )
-    return distribution
+def rsample(distribution: Distribution, sample_shape: Shape = ()) -> Tensor:
+    """A reparametrised sample; where there is none the error says so, as torch's own does not."""
+    try:
+        return distribution.rsample(torch.Size(sample_shape))
+    except NotImplementedError as error:
+        raise NotImplementedError(str(error) or no_rsample(distribution)) from error
+
+
+def no_rsample(distribution: Distribution) -> str:
+    """What an error says of a distribution without `rsample`."""
+    return f"{family(distribution)} has no reparametrised samples: use `sample`, without gradients"
 
 
 def family(distribution: Distribution) -> str:
@@ -207,13 +209,9 @@ class Chain(Distribution):
         return z[..., :size], z[..., size:]
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draw a, then b given a: `sample_shape + (N, A + B)`.
-
-        Raises:
-            NotImplementedError: one of the levels has no reparametrised samples.
-        """
-        a = reparametrised(self.first).rsample(torch.Size(sample_shape))
-        return torch.cat([a, reparametrised(self.then(a)).rsample()], dim=-1)
+        """Draw a, then b given a: `sample_shape + (N, A + B)`; both levels must have `rsample`."""
+        a = rsample(self.first, sample_shape)
+        return torch.cat([a, rsample(self.then(a))], dim=-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
@@ -223,8 +221,8 @@ class Chain(Distribution):
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """A sample and its log-density, one pass through each level."""
-        a, log_a = rsample_and_log_prob(reparametrised(self.first), sample_shape)
-        b, log_b = rsample_and_log_prob(reparametrised(self.then(a)))
+        a, log_a = rsample_and_log_prob(self.first, sample_shape)
+        b, log_b = rsample_and_log_prob(self.then(a))
         return torch.cat([a, b], dim=-1), log_a + log_b
 
     def log_prob_parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,14 +233,14 @@ class Chain(Distribution):
         """
         check_value(self, z)
         a, b = self._levels(z)
-        return self.first.log_prob(a), self.then(a).log_prob(b)
+        below = self.then(a)
+        if self._validate_args:
+            check_support(self.first, a)
+            check_support(below, b)
+        return self.first.log_prob(a), below.log_prob(b)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z = [a, b] `(..., A + B)`, `(...)`, in nats.
-
-        Raises:
-            InputError: as in `log_prob_parts`.
-        """
+        """Log-density of z = [a, b] `(..., A + B)`, `(...)`, in nats: the sum of the parts."""
         log_a, log_b = self.log_prob_parts(z)
         return log_a + log_b
 

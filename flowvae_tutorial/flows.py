@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
-from .distributions import Shape, check_value, described, family, reparametrised
+from .distributions import Shape, check_value, described, family, rsample
 from .errors import InputError, may_look_at_values
 from .networks import mlp
 from .splines import BINS
@@ -57,8 +57,7 @@ class Flow(TransformedDistribution):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw from the base, which must have `rsample`, and push forward."""
-        reparametrised(self.base_dist)
-        return super().rsample(torch.Size(sample_shape))
+        return self.transform(rsample(self.base_dist, sample_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z `(..., D)`, `(...)`, in nats.

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
 
-from .distributions import Region, Shape, check_value, described, family, reparametrised
+from .distributions import (
+    Region,
+    Shape,
+    check_support,
+    check_value,
+    described,
+    family,
+    no_rsample,
+)
 from .errors import InputError
 
 # Pairs of a point and a component at once, for components that are no Gaussians: a gigabyte or so
@@ -94,6 +102,8 @@ class Mixture(Distribution):
             InputError: z has another size; with `validate_args`, it has no density.
         """
         check_value(self, z)
+        if self._validate_args:
+            check_support(self, z)
         return self._log_prob(z).expand(torch.broadcast_shapes(z.shape[:-1], self.batch_shape))
 
     def _log_prob(self, z: Tensor) -> Tensor:
@@ -133,7 +143,7 @@ class Mixture(Distribution):
         Raises:
             NotImplementedError: always.
         """
-        return reparametrised(self).rsample(torch.Size(sample_shape))
+        raise NotImplementedError(no_rsample(self))
 
     def __repr__(self) -> str:
         return described(self, f"components={len(self.logits)} {family(self.components)}")

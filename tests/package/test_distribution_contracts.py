@@ -430,6 +430,23 @@ def test_a_chain_asks_its_lower_level_once_and_draws_nothing() -> None:
     assert not Chain(mixture(normal(3, 1)), then, 2).has_rsample and not asked
 
 
+def test_a_chain_calls_its_lower_level_once_a_pass_though_it_is_told_to_look() -> None:
+    # Batch normalisation would learn from a second call.
+    asked = []
+
+    def then(a: Tensor) -> Distribution:
+        asked.append(a.shape)
+        return above(a[..., :1])
+
+    p = Chain(Chain(normal(4, 1), then, 2), then, 3, validate_args=True)
+    p.rsample()
+    z, _ = rsample_and_log_prob(p)
+    assert asked == [(4, 1), (4, 2)] * 2
+    asked.clear()
+    Chain(normal(4, 1), then, 2, validate_args=True).log_prob(z[:, :2])
+    assert asked == [(4, 1)]
+
+
 # --- what can be built ------------------------------------------------------------------------
 
 
