@@ -1,7 +1,7 @@
 """VAEs with flexible priors and posteriors: the package beside the book."""
 
 from .comparison import energy_distance, modes_found, precision_and_recall
-from .distributions import Chain, Mixture, rsample_and_log_prob
+from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError
 from .evaluation import (
     Evaluation,
@@ -16,6 +16,7 @@ from .evaluation import (
 )
 from .flows import CouplingFlow, Flow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
+from .mixtures import Mixture
 from .models import build
 from .networks import gated_mlp, mlp
 from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior

@@ -1,12 +1,11 @@
 """What `torch.distributions` lacks."""
 
-import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.distributions import (
-    Categorical,
     Distribution,
     Independent,
     Normal,
@@ -17,9 +16,6 @@ from torch.distributions import (
 from .errors import InputError
 
 Shape = torch.Size | list[int] | tuple[int, ...]
-# Pairs of a point and a component at once, for components that are no Gaussians: a gigabyte or so
-# for the largest flow of the book.
-AT_ONCE = 100_000
 
 
 def rsample_and_log_prob(
@@ -62,7 +58,7 @@ def rsample_and_log_prob(
         noise = torch.randn((*sample_shape, *loc.shape), dtype=loc.dtype, device=loc.device)
         z = loc + noise * scale
     else:
-        z = distribution.rsample(sample_shape)
+        z = rsample(distribution, sample_shape)
     return z, distribution.log_prob(z)
 
 
@@ -91,117 +87,94 @@ def _sum_rightmost(value: Tensor, dims: int) -> Tensor:
     return value.sum(dim=tuple(range(-dims, 0))) if dims > 0 else value
 
 
-class Mixture(Distribution):
-    """A mixture of K distributions of one family (equation `eq-mixture`).
+class Region(constraints.Constraint):
+    """The vectors that pass a check: a support that no constraint of torch's describes."""
 
-    Its density is the weighted sum of whole D-dimensional densities. One log-sum-exp for each
-    dimension would be a product of D one-dimensional mixtures, another distribution.
+    event_dim = 1
 
-    For diagonal Gaussians, N log-densities cost two matrix products and O(N K + K D) memory.
-    Any other component is asked for its own `log_prob` at z of shape `(..., K, D)`, which costs
-    O(N K D) memory and K times the component's time.
+    def __init__(self, holds: Callable[[Tensor], Tensor]) -> None:
+        self.holds = holds
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which of the vectors `(..., D)` belong, `(...)`."""
+        return self.holds(value)
+
+
+def check_value(distribution: Distribution, z: Tensor) -> None:
+    """Refuse what the log-density of a distribution over vectors cannot take.
+
+    Another size always raises an InputError: it would broadcast to a wrong answer. With torch's
+    `validate_args` on, so do values that are not finite or do not fit the batch shape.
     """
-
-    arg_constraints = {}  # noqa: RUF012  (torch's name and form)
-    support = constraints.real_vector
-    has_rsample = False
-
-    def __init__(self, components: Distribution, logits: Tensor) -> None:
-        """Mix `components`, batch shape `(K,)`, event shape `(D,)`.
-
-        Args:
-            components: the K distributions.
-            logits: `(K,)`, the logarithms of the weights up to a constant.
-
-        Raises:
-            InputError: the numbers of components and of weights differ.
-        """
-        if components.batch_shape != logits.shape or logits.ndim != 1:
-            raise InputError(
-                f"a mixture needs one weight a component: {tuple(components.batch_shape)} "
-                f"components, {tuple(logits.shape)} weights"
-            )
-        self.components = components
-        self.logits = logits
-        super().__init__(torch.Size(), components.event_shape, validate_args=False)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z `(..., D)`, `(...)`, in nats."""
-        log_weights = self.logits.log_softmax(dim=0)
-        base = getattr(self.components, "base_dist", None)
-        if isinstance(self.components, Independent) and type(base) is Normal:
-            return _gaussian_mixture_log_prob(z, base.loc, base.scale, log_weights)
-        each = z.reshape(-1, 1, z.shape[-1]).expand(-1, len(log_weights), -1)
-        parts = [
-            (self.components.log_prob(points) + log_weights).logsumexp(dim=-1)
-            # A gradient would keep every part, so that parts would save nothing.
-            for points in ([each] if torch.is_grad_enabled() else each.split(self._at_once()))
-        ]
-        return torch.cat(parts).reshape(z.shape[:-1])
-
-    def _at_once(self) -> int:
-        return max(1, AT_ONCE // len(self.logits))
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draw a component by its weight, then a point from it: `sample_shape + (D,)`."""
-        shape = torch.Size(sample_shape)
-        chosen = Categorical(logits=self.logits, validate_args=False).sample(shape)
-        base = getattr(self.components, "base_dist", None)
-        if isinstance(self.components, Independent) and type(base) is Normal:
-            return torch.normal(base.loc[chosen], base.scale[chosen])
-        # A distribution cannot be indexed: draw from every component, keep the chosen one.
-        parts = []
-        for some in chosen.reshape(-1, 1, 1).split(self._at_once()):
-            every = self.components.sample(some.shape[:1])
-            parts.append(every.gather(1, some.expand(-1, -1, every.shape[-1])).squeeze(1))
-        return torch.cat(parts).reshape(shape + self.event_shape)
+    shape, (size,) = tuple(z.shape), distribution.event_shape
+    if shape[-1:] != (size,):
+        raise InputError(f"z must have {size} numbers in its last dimension, got {shape}")
+    if not distribution._validate_args:
+        return
+    if not z.isfinite().all():
+        raise InputError("z has NaN or infinite values: only finite ones have a density")
+    batch = tuple(distribution.batch_shape)
+    for one, other in zip(reversed(shape[:-1]), reversed(batch), strict=False):
+        if one != other and 1 not in (one, other):
+            raise InputError(f"z of shape {shape} does not fit the batch shape {batch}")
 
 
-def _gaussian_mixture_log_prob(
-    z: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor
-) -> Tensor:
-    """The log-density log Σₖ wₖ N(z; locₖ, scaleₖ²) for z `(..., D)`, loc and scale `(K, D)`.
+def check_support(distribution: Distribution, z: Tensor) -> None:
+    """Refuse z with values out of the support, by an InputError."""
+    if not supported(distribution, z).all():
+        raise InputError(f"z has values outside of the support of {family(distribution)}")
 
-    (z − μ)² / σ² = z² / σ² − 2 z μ / σ² + μ² / σ² turns the distances of all z to all
-    components into one matrix product, with no `(..., K, D)` tensor. The three terms cancel: in
-    float32 that loses hundredths of a nat at σ = 0.03 and several nats at 0.003. So the product
-    and the maximum are taken in float64. What is left is at most 0, and its exponential needs no
-    more than float32. A device without float64 (MPS) subtracts first: it takes O(N K D) memory
-    and, on a CPU at N = 100, K = 500, D = 40, about eight times the time.
-    """
-    dtype = z.dtype
-    if z.device.type == "mps":
-        distance = (((z.unsqueeze(-2) - loc) / scale) ** 2).sum(-1)
-        constant = scale.log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-        return (log_weights - constant - 0.5 * distance).logsumexp(dim=-1)
-    z, loc, scale = z.double(), loc.double(), scale.double()
-    precision = scale**-2
-    weighted = loc * precision
-    constant = (
-        log_weights.double()
-        - 0.5 * (loc * weighted).sum(-1)
-        - scale.log().sum(-1)
-        - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-    )
-    parts = torch.cat([z**2, z], dim=-1) @ torch.cat([-0.5 * precision, weighted], dim=-1).T
-    each = parts + constant
-    top = each.amax(dim=-1, keepdim=True).detach()
-    return ((each - top).to(dtype).exp().sum(-1).log() + top.squeeze(-1)).to(dtype)
+
+def supported(distribution: Distribution, z: Tensor) -> Tensor:
+    """Which of the z lie in the support: all, if the distribution names none."""
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        support = None
+    return z.new_ones(()).bool() if support is None else support.check(z)
+
+
+def rsample(distribution: Distribution, sample_shape: Shape = ()) -> Tensor:
+    """A reparametrised sample; where there is none the error says so, as torch's own does not."""
+    try:
+        return distribution.rsample(torch.Size(sample_shape))
+    except NotImplementedError as error:
+        raise NotImplementedError(str(error) or no_rsample(distribution)) from error
+
+
+def no_rsample(distribution: Distribution) -> str:
+    """What an error says of a distribution without `rsample`."""
+    return f"{family(distribution)} has no reparametrised samples: use `sample`, without gradients"
+
+
+def family(distribution: Distribution) -> str:
+    """The name of the class, without torch's `Independent` around it."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def described(distribution: Distribution, parts: str) -> str:
+    """One line for a `repr`: shapes first, then what the distribution is built from."""
+    batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
+    return f"{type(distribution).__name__}(batch_shape={batch}, event_shape={event}, {parts})"
 
 
 class Chain(Distribution):
     """p(a) p(b | a) as one distribution over the concatenation [a, b] (equation `eq-chain`).
 
-    The latents of a hierarchy are one vector: what takes a latent takes this one.
+    The latents of a hierarchy are one vector: what takes a latent takes this one. It has no
+    `mean`: that of b is an average over a, which has no closed form.
     """
 
     arg_constraints = {}  # noqa: RUF012  (torch's name and form)
-    support = constraints.real_vector
-    has_rsample = True
 
     def __init__(
-        self, first: Distribution, then: Callable[[Tensor], Distribution], event_size: int
+        self,
+        first: Distribution,
+        then: Callable[[Tensor], Distribution],
+        event_size: int,
+        validate_args: bool | None = None,
     ) -> None:
         """Chain `first`, event shape `(A,)`, and `then`.
 
@@ -209,19 +182,52 @@ class Chain(Distribution):
             first: p(a), batch shape `(N,)` or `()`.
             then: gives p(b | a), batch shape `(..., N)`, event shape `(B,)`, for a `(..., N, A)`.
             event_size: A + B.
+            validate_args: whether `log_prob` looks at values; torch's default if None.
         """
         self.first = first
         self.then = then
-        super().__init__(first.batch_shape, torch.Size([event_size]), validate_args=False)
+        super().__init__(first.batch_shape, torch.Size([event_size]), validate_args)
+
+    def expand(self, batch_shape: Shape, _instance: "Chain | None" = None) -> "Chain":
+        """The same chain for a larger batch; `then` is told an a of that batch."""
+        new: Chain = self._get_checked_instance(Chain, _instance)  # type: ignore[no-untyped-call]
+        new.first, new.then = self.first.expand(torch.Size(batch_shape)), self.then
+        super(Chain, new).__init__(new.first.batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @cached_property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether both levels have it. The lower one is asked once, at one a."""
+        if not self.first.has_rsample:
+            return False
+        cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+            return self.then(self.first.sample()).has_rsample
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where a lies in the support of its level, and b in that of its own at this a."""
+        return Region(self._supported)
+
+    def _supported(self, z: Tensor) -> Tensor:
+        a, b = self._levels(z)
+        return supported(self.first, a) & supported(self.then(a), b)
+
+    def _levels(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        # One z for the whole batch is one a for each p(b | a) of it.
+        z = z.expand(torch.broadcast_shapes(z.shape[:-1], self.batch_shape) + z.shape[-1:])
+        size = self.first.event_shape[0]
+        return z[..., :size], z[..., size:]
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draw a, then b given a: `sample_shape + (N, A + B)`."""
-        a = self.first.rsample(sample_shape)
-        return torch.cat([a, self.then(a).rsample()], dim=-1)
+        """Draw a, then b given a: `sample_shape + (N, A + B)`; both levels must have `rsample`."""
+        a = rsample(self.first, sample_shape)
+        return torch.cat([a, rsample(self.then(a))], dim=-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        """The same without gradients; `first` need not be reparametrised."""
+        """The same without gradients; neither level need be reparametrised."""
         a = self.first.sample(torch.Size(sample_shape))
         return torch.cat([a, self.then(a).sample()], dim=-1)
 
@@ -232,18 +238,23 @@ class Chain(Distribution):
         return torch.cat([a, b], dim=-1), log_a + log_b
 
     def log_prob_parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Both levels, log p(a) and log p(b | a), at z `(..., A + B)`: `(...)` each, in nats."""
-        size = self.first.event_shape[0]
-        a, b = z[..., :size], z[..., size:]
-        return self.first.log_prob(a), self.then(a).log_prob(b)
+        """Both levels, log p(a) and log p(b | a), at z `(..., A + B)`: `(...)` each, in nats.
+
+        Raises:
+            InputError: z has another size; with `validate_args`, it has no density.
+        """
+        check_value(self, z)
+        a, b = self._levels(z)
+        below = self.then(a)
+        if self._validate_args:
+            check_support(self.first, a)
+            check_support(below, b)
+        return self.first.log_prob(a), below.log_prob(b)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z = [a, b] `(..., A + B)`, `(...)`, in nats."""
+        """Log-density of z = [a, b] `(..., A + B)`, `(...)`, in nats: the sum of the parts."""
         log_a, log_b = self.log_prob_parts(z)
         return log_a + log_b
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean of a, then the mean of b at that a, which approximates the mean of b."""
-        a = self.first.mean
-        return torch.cat([a, self.then(a).mean], dim=-1)
+    def __repr__(self) -> str:
+        return described(self, f"first={family(self.first)}")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .distributions import Chain, Mixture, rsample_and_log_prob
+from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError
+from .mixtures import Mixture
 from .vae import VAE
 
 # Rows evaluated at once, for the ELBO of a whole test set; latents, for its surgery.
@@ -151,8 +152,8 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> Tensor:
     """Which latent units vary with the data: `(D,)`, booleans (equation `eq-active-units`).
 
     A unit is active if the variance over x of its posterior mean exceeds `threshold`. Burda et
-    al. (2016). The mean of a flow has no closed form: it is the average of `MEAN_SAMPLES` samples,
-    and the variance that the average has of its own is subtracted.
+    al. (2016). The means of a flow and of a hierarchy have no closed form: each is the average of
+    `MEAN_SAMPLES` samples, and the variance that the average has of its own is subtracted.
 
     Raises:
         InputError: x has the wrong shape, dtype or values, or fewer than the two examples that a
@@ -184,7 +185,7 @@ def aggregated_posterior(vae: VAE, x: Tensor) -> Distribution:
         InputError: x has the wrong shape, dtype or values.
     """
     vae._check(x)
-    return Mixture(vae.posterior(x), x.new_zeros(len(x)))
+    return Mixture(vae.posterior(x), x.new_zeros(len(x)), validate_args=False)
 
 
 @torch.no_grad()

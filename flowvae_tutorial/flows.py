@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
+from .distributions import Shape, check_value, described, family, rsample
 from .errors import InputError, may_look_at_values
 from .networks import mlp
+from .splines import BINS
 from .transforms import (
-    BINS,
     AffineCoupling,
     Bijection,
     Composition,
@@ -29,36 +30,57 @@ class Flow(TransformedDistribution):
     pass. torch's own `log_prob` would run f⁻¹ and then f once more for the log-determinant.
     """
 
-    def __init__(self, base: Distribution, transform: Bijection) -> None:
-        """Push `base`, batch shape `(N,)` or `()` and event shape `(D,)`, through `transform`."""
-        super().__init__(base, [transform], validate_args=False)
+    def __init__(
+        self, base: Distribution, transform: Bijection, validate_args: bool | None = None
+    ) -> None:
+        """Push `base`, batch shape `(N,)` or `()` and event shape `(D,)`, through `transform`.
+
+        `validate_args` says whether `log_prob` looks at values; None is torch's default.
+
+        Raises:
+            InputError: no `Bijection`, or a base over something else than vectors.
+        """
+        if not isinstance(transform, Bijection) or len(base.event_shape) != 1:
+            raise InputError(
+                f"a flow needs a base over vectors and a Bijection, got {type(transform).__name__} "
+                f"and event shape {tuple(base.event_shape)}: torch's TransformedDistribution takes "
+                "other bases and transforms"
+            )
+        super().__init__(base, [transform], validate_args)
         self.transform = transform
+
+    def expand(self, batch_shape: Shape, _instance: "Flow | None" = None) -> "Flow":
+        """The same flow for a larger batch."""
+        new: Flow = self._get_checked_instance(Flow, _instance)  # type: ignore[no-untyped-call]
+        new.transform = self.transform
+        super().expand(torch.Size(batch_shape), new)  # type: ignore[no-untyped-call]
+        return new
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw from the base, which must have `rsample`, and push forward."""
+        return self.transform(rsample(self.base_dist, sample_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z `(..., D)`, `(...)`, in nats.
 
         Raises:
-            InputError: z is not finite or has another size.
+            InputError: z has another size; with `validate_args`, it has no density.
         """
-        # What a network computed, and a gradient flows through, is no mistake of the caller's;
-        # `fit` reports it with epoch and step.
-        if may_look_at_values(z) and not z.requires_grad:
-            _check_finite(z, "z")
-        if z.shape[-1:] != self.event_shape:
-            raise InputError(
-                f"z must have {self.event_shape[0]} numbers in its last dimension, got "
-                f"{tuple(z.shape)}"
-            )
+        check_value(self, z)
         u, ladj = self.transform.inverse_and_ladj(z)
         log_p: Tensor = self.base_dist.log_prob(u)
         return log_p - ladj
+
+    def __repr__(self) -> str:
+        return described(self, f"base={family(self.base_dist)}, transform={self.transform}")
 
 
 class _StandardNormal(Independent):  # type: ignore[type-arg]
     """N(0, I), whose log-density need not look at means and scales."""
 
     def log_prob(self, u: Tensor) -> Tensor:
-        return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
+        log_p = -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
+        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
 
 def _check_finite(value: Tensor, name: str) -> None:
@@ -196,7 +218,8 @@ class CouplingFlow(nn.Module):
         shape = (() if context is None else context.shape[:-1]) + self.loc.shape
         zero = self.loc.new_zeros(shape)
         normal = Normal(zero, torch.ones_like(zero), validate_args=False)
-        return Flow(_StandardNormal(normal, 1, validate_args=False), transform)
+        base = _StandardNormal(normal, 1, validate_args=False)
+        return Flow(base, transform, validate_args=False)
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""

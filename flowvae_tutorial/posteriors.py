@@ -87,7 +87,7 @@ class FlowPosterior(nn.Module):
                 f"the posterior's network gives {2 * base.event_shape[0]} numbers; for a flow of "
                 f"{self.flow.features} features it must give {2 * self.flow.features}"
             )
-        return Flow(base, self.flow.transform(base.mean))
+        return Flow(base, self.flow.transform(base.mean), validate_args=False)
 
 
 class HierarchicalPosterior(nn.Module):
@@ -111,7 +111,8 @@ class HierarchicalPosterior(nn.Module):
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 below: Distribution = self.conditional(x, top.sample())
             self._event_size = top.event_shape[0] + below.event_shape[0]
-        return Chain(top, partial(self.conditional, x), self._event_size)
+        then = partial(self.conditional, x)
+        return Chain(top, then, self._event_size, validate_args=False)
 
     def extra_repr(self) -> str:
         """The size, for `print`, once a call has shown it."""

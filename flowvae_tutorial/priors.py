@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .distributions import Chain, Mixture
+from .distributions import Chain
 from .errors import InputError
+from .mixtures import Mixture
 from .networks import evaluating
 
 
@@ -62,7 +63,8 @@ class GaussianMixture(nn.Module):
         """Return p(z): batch shape `()`, event shape `(D,)`."""
         _refuse(context)
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
-        return Mixture(Independent(normal, 1, validate_args=False), self.logits)
+        components = Independent(normal, 1, validate_args=False)
+        return Mixture(components, self.logits, validate_args=False)
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""
@@ -175,7 +177,7 @@ class VampPrior(nn.Module):
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
         _refuse(context)
-        return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
+        return Mixture(self.shares[0](self.pseudo_inputs), self.logits, validate_args=False)
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""
@@ -235,7 +237,7 @@ class HierarchicalPrior(nn.Module):
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
         _refuse(context)
-        return Chain(self.top(), self.conditional, self.event_size)
+        return Chain(self.top(), self.conditional, self.event_size, validate_args=False)
 
     def extra_repr(self) -> str:
         """The size, for `print`."""

@@ -15,18 +15,16 @@ Example:
     (True, True)
 """
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-# exp(±2): a coupling stretches each dimension at most 7.4 times.
-LOG_SCALE_BOUND = 2.0
-# The box of a spline, its bins a dimension, the least share of the box that a bin has.
-BOX = 5.0
-BINS = 8
-LEAST_BIN = 0.02
+from .errors import InputError
+from .splines import LOG_SCALE_BOUND, knots_from, rational_quadratic_spline
 
 
 class Bijection(Transform):
@@ -57,6 +55,24 @@ class Bijection(Transform):
         """log|det ∂f/∂u| at u `(..., D)`, `(...)`: a forward pass, z is not used."""
         return self.call_and_ladj(u)[1]
 
+    def with_cache(self, cache_size: int = 1) -> "Bijection":
+        """A copy that keeps the z of its last u, while its parameters stay what they are."""
+        if cache_size == self._cache_size:
+            return self
+        new = copy.copy(self)
+        Transform.__init__(new, cache_size)
+        return new
+
+    # torch would also serve z where it was found without gradients, and for the inverse of z the
+    # old u, to which no gradient flows from z.
+    def __call__(self, u: Tensor) -> Tensor:
+        """f(u), `(..., D)`."""
+        z: Tensor = (super().__call__ if torch.is_grad_enabled() else self._call)(u)
+        return z
+
+    def _inv_call(self, z: Tensor) -> Tensor:
+        return self._inverse(z)
+
 
 class ElementwiseAffine(Bijection):
     """z = loc + exp(log_scale) u: each dimension shifted and scaled by itself."""
@@ -78,6 +94,9 @@ class ElementwiseAffine(Bijection):
     def _ladj(self, like: Tensor) -> Tensor:
         return self.log_scale.sum(-1).expand(like.shape[:-1])
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(D={len(self.loc)})"
+
 
 class Permutation(Bijection):
     """Dimensions in another order; the determinant is 1 or −1."""
@@ -85,9 +104,12 @@ class Permutation(Bijection):
     def __init__(self, order: Tensor, back: Tensor | None = None) -> None:
         """Set up the map with `order` `(D,)`: z[i] = u[order[i]].
 
-        `back` is `order.argsort()`, for a caller who has it at hand.
+        `back` is `order.argsort()`, for a caller who has it at hand. Without it, an order that
+        does not hold each of 0, …, D − 1 once raises an `InputError`.
         """
         super().__init__()
+        if back is None and (order.ndim != 1 or sorted(order.tolist()) != [*range(len(order))]):
+            raise InputError(f"an order must hold each of 0, …, D − 1 once, got {order.tolist()}")
         self.order = order
         self.back = order.argsort() if back is None else back
 
@@ -98,6 +120,9 @@ class Permutation(Bijection):
     def inverse_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Put back into the first order."""
         return z.index_select(-1, self.back), z.new_zeros(z.shape[:-1])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(D={len(self.order)})"
 
 
 class Coupling(Bijection):
@@ -125,6 +150,9 @@ class Coupling(Bijection):
         a, b = z.split([self.size, z.shape[-1] - self.size], dim=-1)
         b, log_slope = self.backward(b, self.net(a))
         return _joined(a, b), log_slope.sum(-1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={self.size})"
 
     @staticmethod
     def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,92 +204,27 @@ class SplineCoupling(Coupling):
     @staticmethod
     def forward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the spline."""
-        return rational_quadratic_spline(b, *spline_knots(_raw_knots(theta)))
+        return rational_quadratic_spline(b, *knots_from(theta))
 
     @staticmethod
     def backward(b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Invert the spline."""
-        return rational_quadratic_spline(b, *spline_knots(_raw_knots(theta)), inverse=True)
-
-
-def _raw_knots(theta: Tensor) -> Tensor:
-    # Knots come first: along a last dimension this short, softmax and sums are slow.
-    raw: Tensor = theta.unflatten(-1, (3 * BINS - 1, -1))
-    return raw.movedim(-2, 0)
-
-
-def spline_knots(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """The knots of a spline from unconstrained numbers; zeros give the identity.
-
-    Args:
-        raw: `(3 BINS − 1, ...)`: BINS widths, BINS heights, BINS − 1 logarithms of slopes.
-
-    Returns:
-        corners `(2, BINS + 1, ...)`, positions along u and z from −BOX to BOX, and slopes
-        `(BINS + 1, ...)`, which are 1 at both ends, where the spline meets the identity.
-    """
-    shares, log_slopes = raw.split([2 * BINS, BINS - 1])
-    share = LEAST_BIN + (1 - LEAST_BIN * BINS) * shares.unflatten(0, (2, BINS)).softmax(1)
-    inner = 2 * BOX * share[:, :-1].cumsum(1) - BOX
-    end = torch.full_like(inner[:, :1], BOX)
-    one = torch.ones_like(log_slopes[:1])
-    corners = torch.cat([-end, inner, end], dim=1)
-    return corners, torch.cat([one, (LOG_SCALE_BOUND * log_slopes.tanh()).exp(), one])
-
-
-def rational_quadratic_spline(
-    value: Tensor, corners: Tensor, slopes: Tensor, inverse: bool = False
-) -> tuple[Tensor, Tensor]:
-    """A monotone spline of quotients of quadratics, or its inverse (equation `eq-spline`).
-
-    Gregory and Delbourgo (1982), Durkan et al. (2019). Outside the knots it is the identity.
-
-    Args:
-        value: `(...)`, u, or z for the inverse.
-        corners: `(2, K + 1, ...)`, the knots' positions along u and along z, ascending, with
-            the same ends for both.
-        slopes: `(K + 1, ...)`, the spline's positive slopes at the knots; 1 at the ends.
-        inverse: from z to u.
-
-    Returns:
-        z (or u) and log dz/du there, `(...)` each.
-    """
-    along = corners[int(inverse)].detach()
-    inside = (value >= along[0]) & (value <= along[-1])
-    # Both branches of a `where` get gradients: the one not taken must stay finite, too.
-    at = value.clamp(along[0], along[-1])
-    left = (at >= along[1:-1]).sum(0)
-    table = torch.cat([corners, slopes.unsqueeze(0)])
-    table = table.expand(*table.shape[:2], *left.shape)
-    ends = table.gather(1, torch.stack([left, left + 1]).expand(3, 2, *left.shape))
-    (u0, u1), (z0, z1), (slope0, slope1) = (pair.unbind() for pair in ends.unbind())
-    width, height = u1 - u0, z1 - z0
-    slope = height / width
-    bend = slope0 + slope1 - 2 * slope
-    if inverse:
-        rise = (at - z0) / height
-        b = slope0 - rise * bend
-        c = slope * rise
-        # The form of the root that does not cancel. Rounding may push the root's argument
-        # below zero, and the slope of a root at zero is infinite.
-        t = 2 * c / (b + (b**2 + 4 * (slope - b) * c).clamp(min=1e-30).sqrt())
-    else:
-        t = (at - u0) / width
-    s = t * (1 - t)
-    bottom = slope + bend * s
-    result = u0 + width * t if inverse else z0 + height * (slope * t**2 + slope0 * s) / bottom
-    top = slope1 * t**2 + 2 * slope * s + slope0 * (1 - t) ** 2
-    log_slope = (top * (slope / bottom) ** 2).log()
-    return torch.where(inside, result, value), torch.where(inside, log_slope, 0.0)
+        return rational_quadratic_spline(b, *knots_from(theta), inverse=True)
 
 
 class Composition(Bijection):
     """One map after another, the first one first: log-determinants add up."""
 
     def __init__(self, transforms: Sequence[Bijection]) -> None:
-        """Compose at least one map."""
+        """Compose at least one map; an `InputError` if one is no `Bijection`."""
         super().__init__()
         self.transforms = tuple(transforms)
+        if not self.transforms or not all(isinstance(t, Bijection) for t in self.transforms):
+            kinds = ", ".join(type(transform).__name__ for transform in self.transforms)
+            raise InputError(
+                f"a Composition needs Bijections, got {kinds or 'nothing'}: torch's "
+                "ComposeTransform takes other transforms"
+            )
 
     def call_and_ladj(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Through all maps, first to last."""
@@ -278,3 +241,7 @@ class Composition(Bijection):
             z, ladj = transform.inverse_and_ladj(z)
             each.append(ladj)
         return z, sum(each[1:], each[0])
+
+    def __repr__(self) -> str:
+        kinds = Counter(type(transform).__name__ for transform in self.transforms)
+        return f"Composition({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"

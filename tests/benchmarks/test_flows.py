@@ -34,7 +34,7 @@ from zuko.flows import GeneralCouplingTransform
 from zuko.transforms import MonotonicRQSTransform
 
 from flowvae_tutorial import CouplingFlow, mlp, rsample_and_log_prob
-from flowvae_tutorial.transforms import BINS, BOX
+from flowvae_tutorial.splines import BINS, BOX
 
 COUPLINGS, WIDTHS = 4, (64, 64)
 AT_MOST = 1.0

@@ -16,7 +16,7 @@ from common import COMPONENTS, LATENT, Step, report, time_in_turns
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from flowvae_tutorial.distributions import Mixture
+from flowvae_tutorial.mixtures import Mixture
 
 AT_LEAST = 8.0
 SCALES = [1e-3, 3e-3, 3e-2, 0.3, 1.0, 10.0]

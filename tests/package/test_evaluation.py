@@ -17,6 +17,8 @@ from flowvae_tutorial import (
     FlowPosterior,
     GaussianLikelihood,
     GaussianPosterior,
+    HierarchicalPosterior,
+    HierarchicalPrior,
     InputError,
     StandardNormal,
     active_units,
@@ -124,6 +126,28 @@ def test_units_that_a_flow_alone_moves_are_active() -> None:
             net.of_context.weight.copy_(torch.tensor([[0.0, 1.0]]).expand(8, 2))
             net.body[-1][-1].weight[0] = 1.0
     assert active_units(vae, x).tolist() == [True, True]
+
+
+class Wide(nn.Module):
+    """q(z₂ | x) = N(0, 16 x²)."""
+
+    def forward(self, x: Tensor) -> Distribution:
+        return Independent(Normal(torch.zeros_like(x), (4 * x.abs()).clamp(min=1e-3)), 1)
+
+
+class Squared(nn.Module):
+    """q(z₁ | x, z₂) and p(z₁ | z₂): about z₂² / 20."""
+
+    def forward(self, *context: Tensor) -> Distribution:
+        return Independent(Normal(context[-1] ** 2 / 20, 0.1), 1)
+
+
+def test_a_lower_unit_is_active_by_its_mean_and_not_by_that_at_the_mean_above() -> None:
+    # z₂ has the same mean for all x, and a noise of 0.06 in an average of 256; E[z₁] = 0.8 x².
+    prior = HierarchicalPrior(StandardNormal(1).double(), Squared())
+    likelihood = GaussianLikelihood(nn.Linear(2, 1), 1).double()
+    vae = VAE(prior, HierarchicalPosterior(Wide(), Squared()), likelihood)
+    assert active_units(vae, standardised(2000, 1)).tolist() == [False, True]
 
 
 def test_posterior_means_by_samples_do_not_depend_on_the_rows_at_once(

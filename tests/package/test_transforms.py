@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from flowvae_tutorial import CouplingFlow
-from flowvae_tutorial.transforms import (
+from flowvae_tutorial.splines import (
     BINS,
     BOX,
     LEAST_BIN,
     LOG_SCALE_BOUND,
+    rational_quadratic_spline,
+    spline_knots,
+)
+from flowvae_tutorial.transforms import (
     AffineCoupling,
     Bijection,
     Composition,
@@ -22,8 +26,6 @@ from flowvae_tutorial.transforms import (
     ElementwiseAffine,
     Permutation,
     SplineCoupling,
-    rational_quadratic_spline,
-    spline_knots,
 )
 
 KINDS = ["affine", "spline"]
