@@ -1,6 +1,7 @@
 """Priors p(z): modules whose call, `prior()`, returns a distribution over one latent `(D,)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from .distributions import Chain, Mixture
 from .errors import InputError
-from .networks import evaluating
+from .networks import LOG_SCALE_BOUNDS, UNBOUNDED, evaluating
 
 
 class StandardNormal(nn.Module):
@@ -62,6 +63,11 @@ class VampPrior(nn.Module):
     The pseudo-inputs live in the data's own space. A sigmoid keeps them within `bounds`: its
     slope is never zero, whereas clipping gives no gradient to a pseudo-input beyond a bound.
 
+    Few pseudo-inputs say nothing of pictures far from all of them, and there the scale of q(z | x)
+    can run away: one picture then costs as much as all others. So a `GaussianPosterior` or
+    `FlowPosterior` that names no `log_scale_bounds` gets `networks.LOG_SCALE_BOUNDS` when it is
+    shared. A posterior of your own needs its own: `soft_clamp(log_scale, *LOG_SCALE_BOUNDS)`.
+
     Example:
         >>> import torch
         >>> from flowvae_tutorial import GaussianPosterior, VampPrior, mlp, pseudo_inputs_from
@@ -114,6 +120,11 @@ class VampPrior(nn.Module):
             raise InputError("logits must be finite floating-point numbers")
         # In a tuple, where a module does not look for submodules. VAE makes sure that it has them.
         self.shares = (posterior,)
+        # Of a method nobody knows which modules it uses.
+        parts: Iterable[Any] = posterior.modules() if isinstance(posterior, nn.Module) else ()
+        for part in parts:
+            if getattr(part, "log_scale_bounds", UNBOUNDED) is None:
+                part.log_scale_bounds = LOG_SCALE_BOUNDS
         self.bounds = bounds
         self.raw = nn.Parameter(self._unsquash(pseudo_inputs.detach().clone()))
         if logits is None:
