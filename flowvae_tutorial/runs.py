@@ -26,7 +26,7 @@ from torch import Tensor
 from .checkpoints import load_checkpoint
 from .data import Data, load, outline
 from .errors import InputError
-from .models import FIRST_STAGE, build, on_first_stage, resolve, training_settings
+from .models import FIRST_STAGE, MODELS, build, on_first_stage, resolve, training_settings
 from .record_files import Record, run_name
 from .records import make_record, write_record
 from .training import History, device_by_name, fit
@@ -94,8 +94,7 @@ def train_run(
     common: dict[str, Any] = settings | {
         "beta": beta, "seed": seed, "device": device, "progress": True
     }  # fmt: skip
-    torch.manual_seed(seed)
-    vae = build(model, data, sizes)
+    first = None
     if name in FIRST_STAGE:
         torch.manual_seed(seed)
         first = build(FIRST_STAGE[name], data)
@@ -103,7 +102,8 @@ def train_run(
         # A second stage that has begun holds the first as it was: more epochs would part the two.
         if not checkpoint.exists():
             fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
-        vae = on_first_stage(vae, first)
+    torch.manual_seed(seed)
+    vae = build(model, data, sizes, first=first)
     history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
     return Trained(vae, model, data.name, seed, beta, settings, history)
 
@@ -127,8 +127,12 @@ def load_trained(path: Path | str) -> Trained:
             f"{path} does not say what it is of, as files of this version do: train again"
         ) from error
     try:
-        vae = build(model, outline(data))
+        form = outline(data)
+        name, sizes = resolve(model, form)
+        vae = MODELS[name](form, sizes)
         vae.load_state_dict(state)
+        if name in FIRST_STAGE:
+            vae = on_first_stage(vae, vae)
     except (InputError, RuntimeError) as error:
         # Torch lists every difference, one a line.
         raise InputError(
