@@ -17,6 +17,7 @@ from .evaluation import (
     prior_gap,
 )
 from .flows import CouplingFlow, Flow
+from .history import History
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .models import build
 from .networks import gated_mlp, mlp
@@ -30,7 +31,7 @@ from .priors import (
     pseudo_inputs_from,
 )
 from .refinement import Refined, Trace, fit_reward, refine, refine_with_trace
-from .training import History, fit
+from .training import fit
 from .vae import ELBO, VAE
 
 __version__ = "0.1.0"

@@ -24,6 +24,7 @@ from .evaluation import (
     prior_gap,
 )
 from .files import write_whole
+from .history import History
 from .models import Sizes
 from .progress import progress_bar
 from .record_files import (
@@ -35,7 +36,6 @@ from .record_files import (
     run_name,
     write_valid,
 )
-from .training import History
 from .vae import VAE
 
 SCHEMA: dict[str, Any] = {

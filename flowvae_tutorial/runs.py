@@ -26,10 +26,11 @@ from torch import Tensor
 from .checkpoints import load_checkpoint
 from .data import Data, load, outline
 from .errors import InputError
+from .history import History
 from .models import FIRST_STAGE, MODELS, build, on_first_stage, resolve, training_settings
 from .record_files import Record, run_name
 from .records import make_record, write_record
-from .training import History, device_by_name, fit
+from .training import device_by_name, fit
 from .vae import VAE
 from .weights import read_weights, write_weights
 

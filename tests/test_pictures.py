@@ -19,10 +19,10 @@ from matplotlib.image import imread
 
 from flowvae_tutorial import InputError, build, pictures
 from flowvae_tutorial.data import Data, load, outline
+from flowvae_tutorial.history import History
 from flowvae_tutorial.pictures import draw_report, draw_run, draw_samples, figures_of
 from flowvae_tutorial.record_files import Record, run_name
 from flowvae_tutorial.runs import Trained, save_trained
-from flowvae_tutorial.training import History
 
 
 @pytest.fixture(autouse=True)
