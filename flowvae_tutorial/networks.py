@@ -88,16 +88,18 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     return middle + half * hard * (1 + ratio**8) ** -0.125
 
 
+def modules_of(*parts: object) -> Iterator[nn.Module]:
+    """All modules of modules, or of the owners of methods."""
+    for part in parts:
+        owner = getattr(part, "__self__", part)
+        if isinstance(owner, nn.Module):
+            yield from owner.modules()
+
+
 @contextmanager
 def evaluating(*parts: object) -> Iterator[None]:
     """Modules, or the owners of methods, in evaluation mode; afterwards they are as they were."""
-    owners = (getattr(part, "__self__", part) for part in parts)
-    modes = {
-        module: module.training
-        for owner in owners
-        if isinstance(owner, nn.Module)
-        for module in owner.modules()
-    }
+    modes = {module: module.training for module in modules_of(*parts)}
     for module in modes:
         module.training = False
     try:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .distributions import Chain, Mixture
 from .errors import InputError
@@ -68,6 +70,10 @@ class VampPrior(nn.Module):
     `FlowPosterior` that names no `log_scale_bounds` gets `networks.LOG_SCALE_BOUNDS` when it is
     shared. A posterior of your own needs its own: `soft_clamp(log_scale, *LOG_SCALE_BOUNDS)`.
 
+    A posterior with batch normalisation is refused. In training its layers would normalise the
+    pseudo-inputs by their own mean and spread, so that the components were no posteriors of this
+    encoder, and would count them in the statistics that evaluation uses.
+
     Example:
         >>> import torch
         >>> from flowvae_tutorial import GaussianPosterior, VampPrior, mlp, pseudo_inputs_from
@@ -99,7 +105,8 @@ class VampPrior(nn.Module):
 
         Raises:
             InputError: no pseudo-inputs, or they are not finite, out of bounds or of the wrong
-                width; weights of the wrong length; a posterior without densities.
+                width; weights of the wrong length; a posterior without densities or with batch
+                normalisation.
         """
         super().__init__()
         if pseudo_inputs.ndim != 2 or pseudo_inputs.numel() == 0:
@@ -136,8 +143,10 @@ class VampPrior(nn.Module):
     @torch.no_grad()
     def _probe(self) -> None:
         try:
-            # In training mode batch normalisation would learn from this.
-            with evaluating(*self.shares):
+            with (
+                evaluating(*self.shares),
+                register_module_forward_pre_hook(_refuse_batch_normalisation),
+            ):
                 prior = self()
                 prior.log_prob(prior.sample((1,)))
         except (NotImplementedError, AttributeError) as error:
@@ -170,6 +179,14 @@ class VampPrior(nn.Module):
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
         return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
+
+
+def _refuse_batch_normalisation(module: nn.Module, inputs: object) -> None:
+    if isinstance(module, _BatchNorm):
+        raise InputError(
+            "the posterior uses batch normalisation, which would take pseudo-inputs for data: "
+            "use layer or group normalisation"
+        )
 
 
 def pseudo_inputs_from(
