@@ -56,7 +56,16 @@ def rsample_and_log_prob(
     if isinstance(distribution, Independent):
         z, log_prob = rsample_and_log_prob(distribution.base_dist, sample_shape)
         return z, _sum_rightmost(log_prob, distribution.reinterpreted_batch_ndims)
-    z = distribution.rsample(sample_shape)
+    if type(distribution) is Normal:
+        # torch fills a tensor in place, to which `vmap` cannot give other noise each example.
+        noise = torch.randn(
+            (*sample_shape, *distribution.batch_shape),
+            dtype=distribution.loc.dtype,
+            device=distribution.loc.device,
+        )
+        z = distribution.loc + noise * distribution.scale
+    else:
+        z = distribution.rsample(sample_shape)
     return z, distribution.log_prob(z)
 
 

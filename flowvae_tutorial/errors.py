@@ -20,8 +20,9 @@ class InputError(ValueError):
 def may_look_at_values(x: Tensor) -> bool:
     """Whether a check may ask what numbers are in x, and not only for its form.
 
-    In training on a GPU each look would hold up the CPU until the device has caught up, and under
-    `torch.compile` it would break the graph in two.
+    In training on a GPU each look would hold up the CPU until the device has caught up, under
+    `torch.compile` it would break the graph in two, and under `torch.func.vmap` there is no one
+    answer for the examples of a batch.
 
     Example:
         >>> import torch
@@ -29,7 +30,8 @@ def may_look_at_values(x: Tensor) -> bool:
         >>> may_look_at_values(torch.zeros(3))
         True
     """
-    if torch.compiler.is_compiling():
+    # torch has no public name for the second question; its own autograd asks it this way.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return x.device.type == "cpu" or not torch.is_grad_enabled()
 
@@ -107,8 +109,9 @@ def _lies_within(support: constraints.Constraint, x: Tensor) -> bool:
     checks take several times as long.
     """
     support = getattr(support, "base_constraint", support)
-    if support is constraints.real:
+    # Of a copied or pickled model the constraint is a copy, too.
+    if type(support) is type(constraints.real):
         return True
-    if support is constraints.boolean:
+    if type(support) is type(constraints.boolean):
         return torch.equal(x.round().clamp(0, 1), x)
     return bool(support.check(x).all())

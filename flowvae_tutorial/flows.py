@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -91,10 +92,15 @@ class Conditioner(nn.Module):
         The context goes through its layer once and not once a sample. The sum of two linear maps
         is one linear map of both inputs side by side.
         """
+        # No lambdas: a distribution that holds this is pickled and copied with its network.
         if self.of_context is None:
-            return lambda a: self.body(self.of_u(a))
-        shift = self.of_context(context)
-        return lambda a: self.body(self.of_u(a) + shift)
+            return self._given
+        return partial(self._given, shift=self.of_context(context))
+
+    def _given(self, a: Tensor, shift: Tensor | None = None) -> Tensor:
+        h = self.of_u(a)
+        theta: Tensor = self.body(h if shift is None else h + shift)
+        return theta
 
 
 class CouplingFlow(nn.Module):
@@ -191,6 +197,14 @@ class CouplingFlow(nn.Module):
         zero = self.loc.new_zeros(shape)
         normal = Normal(zero, torch.ones_like(zero), validate_args=False)
         return Flow(_StandardNormal(normal, 1, validate_args=False), transform)
+
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        kind = "affine" if self.coupling is AffineCoupling else "spline"
+        return (
+            f"features={self.features}, context={self.context}, transforms={len(self.nets)}, "
+            f"kind={kind}"
+        )
 
     def _check(self, context: Tensor | None) -> None:
         if context is None and self.context:

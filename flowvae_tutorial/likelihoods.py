@@ -71,3 +71,7 @@ class GaussianLikelihood(nn.Module):
             )
         scale = self.min_scale + F.softplus(self.raw_scale)
         return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+    def extra_repr(self) -> str:
+        """The size and the floor, for `print`."""
+        return f"features={len(self.raw_scale)}, min_scale={self.min_scale}"

@@ -30,6 +30,11 @@ class GatedLinear(nn.Module):
         """Map `(..., in_features)` to `(..., out_features)`."""
         return F.glu(self.linear(x))
 
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        features = self.linear.in_features, self.linear.out_features // 2
+        return "in_features={}, out_features={}".format(*features)
+
 
 Layer = Callable[[int, int], nn.Module]
 
@@ -144,3 +149,7 @@ class OnParts(nn.Module):
         """Map `(..., A + B)` to `(..., out)`."""
         output: Tensor = self.net(z[..., : self.size], z[..., self.size :])
         return output
+
+    def extra_repr(self) -> str:
+        """Where the vector is split, for `print`."""
+        return f"size={self.size}"

@@ -1,6 +1,7 @@
 """Posteriors q(z | x): modules whose call, `posterior(x)`, returns a distribution over latents."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -141,4 +142,8 @@ class HierarchicalPosterior(nn.Module):
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 below: Distribution = self.conditional(x, top.sample())
             self._event_size = top.event_shape[0] + below.event_shape[0]
-        return Chain(top, lambda z2: self.conditional(x, z2), self._event_size)
+        return Chain(top, partial(self.conditional, x), self._event_size)
+
+    def extra_repr(self) -> str:
+        """The size, for `print`, once a call has shown it."""
+        return "" if self._event_size is None else f"features={self._event_size}"

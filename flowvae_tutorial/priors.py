@@ -14,6 +14,12 @@ from .errors import InputError
 from .networks import LOG_SCALE_BOUNDS, UNBOUNDED, evaluating
 
 
+def _refuse(context: object) -> None:
+    # A density that depends on x is another model's: to ignore x would hide that it was meant.
+    if context is not None:
+        raise InputError("this prior takes no context: call it without one, as prior()")
+
+
 class StandardNormal(nn.Module):
     """N(0, I): the prior with nothing to learn."""
 
@@ -29,8 +35,13 @@ class StandardNormal(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         normal = Normal(self.zero, torch.ones_like(self.zero), validate_args=False)
         return Independent(normal, 1, validate_args=False)
+
+    def extra_repr(self) -> str:
+        """The size, for `print`."""
+        return f"features={len(self.zero)}"
 
 
 class GaussianMixture(nn.Module):
@@ -52,8 +63,13 @@ class GaussianMixture(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         normal = Normal(self.loc, self.log_scale.exp(), validate_args=False)
         return Mixture(Independent(normal, 1, validate_args=False), self.logits)
+
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        return f"features={self.loc.shape[1]}, components={len(self.loc)}"
 
 
 class VampPrior(nn.Module):
@@ -178,7 +194,14 @@ class VampPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D,)`."""
+        _refuse(context)
         return Mixture(self.shares[0](self.pseudo_inputs), self.logits)
+
+    def extra_repr(self) -> str:
+        """The sizes, for `print`."""
+        components, inputs = self.raw.shape
+        weights = "learned" if isinstance(self.logits, nn.Parameter) else "fixed"
+        return f"components={components}, inputs={inputs}, bounds={self.bounds}, weights={weights}"
 
 
 def _refuse_batch_normalisation(module: nn.Module, inputs: object) -> None:
@@ -239,4 +262,9 @@ class HierarchicalPrior(nn.Module):
 
     def forward(self, context: None = None) -> Distribution:
         """Return p(z): batch shape `()`, event shape `(D₂ + D₁,)`."""
+        _refuse(context)
         return Chain(self.top(), self.conditional, self.event_size)
+
+    def extra_repr(self) -> str:
+        """The size, for `print`."""
+        return f"features={self.event_size}"

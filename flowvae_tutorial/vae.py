@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
-from .errors import InputError, check_data
+from .errors import InputError, check_data, may_look_at_values
 from .networks import evaluating, modules_of
 from .refinement import refine
 
@@ -143,8 +143,7 @@ class VAE(nn.Module):
         parts = x.split(CHUNK)
         estimate = torch.cat([self._log_mean_weight(rows, prior, num_samples) for rows in parts])
         # Widths of a posterior are exponentials: far from the training data they can overflow.
-        bad = estimate.isnan().nonzero()
-        if len(bad):
+        if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
                 f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
                 f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
@@ -195,6 +194,10 @@ class VAE(nn.Module):
         self._check(x)
         p_x: Distribution = self.likelihood(self.posterior(x).sample((1,)))
         return p_x.mean.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """The data size X, for `print`."""
+        return f"features={self.features}"
 
 
 @torch.no_grad()

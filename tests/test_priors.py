@@ -598,3 +598,23 @@ def test_a_conditional_that_does_not_take_the_tops_latents_is_refused_in_one_lin
     conditional = GaussianPosterior(nn.Linear(2, 4))
     with pytest.raises(InputError, match=r"\Athe conditional does not take[^\n]*size 3[^\n]*\Z"):
         HierarchicalPrior(StandardNormal(3), conditional)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StandardNormal(2),
+        lambda: GaussianMixture(2, 3),
+        lambda: vamp_vae().prior,
+        lambda: standard_top().prior,
+    ],
+    ids=["standard normal", "mixture", "vampprior", "hierarchy"],
+)
+def test_a_prior_refuses_what_it_would_ignore(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(InputError, match=r"\Athis prior takes no context: call it without one.*\Z"):
+        make()(torch.zeros(4, 2))
+
+
+def test_a_prior_that_ignores_the_top_is_no_conditional() -> None:
+    with pytest.raises(InputError, match=r"\Athis prior takes no context[^\n]*\Z"):
+        HierarchicalPrior(StandardNormal(2), StandardNormal(3))
