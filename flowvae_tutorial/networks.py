@@ -7,6 +7,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from .errors import InputError
 
 
 def dense(in_features: int, out_features: int) -> nn.Sequential:
@@ -112,6 +116,21 @@ def evaluating(*parts: object) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def refusing_batch_normalisation() -> Iterator[None]:
+    """Raise an `InputError` where a network comes to a layer of batch normalisation."""
+
+    def refuse(module: nn.Module, inputs: object) -> None:
+        if isinstance(module, _BatchNorm):
+            raise InputError(
+                "the posterior uses batch normalisation, which would take pseudo-inputs for data: "
+                "use layer or group normalisation"
+            )
+
+    with register_module_forward_pre_hook(refuse):
+        yield
 
 
 class TwoInputs(nn.Module):

@@ -48,6 +48,10 @@ class GaussianPosterior(nn.Module):
         """
         return _diagonal_gaussian(self.net(*context), self.log_scale_bounds)
 
+    def extra_repr(self) -> str:
+        """The bounds of log σ, for `print`."""
+        return f"log_scale_bounds={self.log_scale_bounds}"
+
 
 def _looked_at(bounds: Bounds | None) -> Bounds | None:
     if bounds not in (None, UNBOUNDED) and not -math.inf < bounds[0] < bounds[1] < math.inf:
@@ -119,6 +123,10 @@ class FlowPosterior(nn.Module):
                 f"{self.flow.features} features it must give {2 * self.flow.features}"
             )
         return Flow(base, self.flow.transform(base.mean))
+
+    def extra_repr(self) -> str:
+        """The bounds of log σ, for `print`."""
+        return f"log_scale_bounds={self.log_scale_bounds}"
 
 
 class HierarchicalPosterior(nn.Module):
