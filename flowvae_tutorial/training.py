@@ -99,6 +99,10 @@ def fit(
             device has too little memory for a batch.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
 
+    Warns:
+        UserWarning: once, if after the warm-up a few validation examples have so low an ELBO that
+            the mean is worse than nine examples in ten.
+
     Example:
         >>> from flowvae_tutorial import build, fit
         >>> from flowvae_tutorial.data import load
@@ -161,7 +165,8 @@ def fit(
                     f"the validation ELBO is {validation.elbo} after epoch {epoch}: lower the "
                     "learning rate or look at the data"
                 )
-            if validation.hangs_on_few and rank == 0 and not warned:
+            # In the warm-up the KL term weighs little and may be large for a few.
+            if validation.hangs_on_few and epoch > warmup and rank == 0 and not warned:
                 warned = True
                 warnings.warn(
                     f"after epoch {epoch} the mean validation ELBO, {validation.elbo:.1f} nats, is "
