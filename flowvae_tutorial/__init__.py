@@ -15,6 +15,7 @@ from .evaluation import (
     prior_gap,
 )
 from .flows import CouplingFlow, Flow
+from .history import History
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .mixtures import Mixture
 from .models import build
@@ -30,7 +31,7 @@ from .priors import (
 )
 from .refinement import Refined, Trace, refine, refine_with_trace
 from .rewards import fit_reward
-from .training import History, fit
+from .training import fit
 from .vae import ELBO, VAE
 
 __version__ = "0.1.0"

@@ -38,7 +38,7 @@ def may_look_at_values(x: Tensor) -> bool:
 
 def check_data(
     x: Tensor,
-    features: int,
+    features: int | None,
     *,
     like: Tensor | None = None,
     support: constraints.Constraint = constraints.real,
@@ -48,7 +48,7 @@ def check_data(
 
     Args:
         x: `(N, X)`.
-        features: the X that it must have.
+        features: the X that it must have, or None for any.
         like: a parameter of the model, whose dtype and device it must share.
         support: the likelihood's.
         name: what the caller knows x by.
@@ -67,9 +67,10 @@ def check_data(
     """
     if not isinstance(x, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(x).__name__}: use torch.as_tensor")
-    if x.ndim != 2 or x.shape[-1] != features:
+    if x.ndim != 2 or x.shape[1] != (features or max(1, x.shape[1])):
         raise InputError(
-            f"{name} must have shape (N, {features}), got {tuple(x.shape)}: flatten each example"
+            f"{name} must have shape (N, {features or 'X'}), got {tuple(x.shape)}: flatten each "
+            "example"
         )
     if len(x) == 0:
         raise InputError(f"{name} is empty: it must hold at least one example")

@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError
 from .mixtures import Mixture
+from .networks import evaluating
 from .vae import VAE
 
 # Rows evaluated at once, for the ELBO of a whole test set; latents, for its surgery.
@@ -49,7 +50,7 @@ def evaluate(
     elbo_samples: int = 20,
     nll: Tensor | None = None,
 ) -> Evaluation:
-    """Evaluate a model on x `(N, X)`.
+    """Evaluate a model, in evaluation mode, on x `(N, X)`.
 
     Args:
         vae: the model.
@@ -70,12 +71,13 @@ def evaluate(
         >>> result.nll.shape, len(result.kl), result.active.shape
         (torch.Size([100]), 1, torch.Size([2]))
     """
-    if nll is None:
-        nll = -vae.log_marginal(x, num_samples)
-    parts = [elbo_by_level(vae, rows, elbo_samples) for rows in x.split(ROWS)]
-    reconstruction = torch.cat([part[0] for part in parts], dim=1).mean()
-    kl = torch.cat([part[1] for part in parts], dim=2).mean(dim=(1, 2))
-    return Evaluation(nll, reconstruction.item(), tuple(kl.tolist()), active_units(vae, x))
+    with evaluating(vae, vae.prior, vae.posterior, vae.likelihood):
+        if nll is None:
+            nll = -vae.log_marginal(x, num_samples)
+        parts = [elbo_by_level(vae, rows, elbo_samples) for rows in x.split(ROWS)]
+        reconstruction = torch.cat([part[0] for part in parts], dim=1).mean()
+        kl = torch.cat([part[1] for part in parts], dim=2).mean(dim=(1, 2))
+        return Evaluation(nll, reconstruction.item(), tuple(kl.tolist()), active_units(vae, x))
 
 
 @torch.no_grad()

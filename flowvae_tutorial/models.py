@@ -10,7 +10,7 @@ from .data import Data
 from .errors import InputError
 from .flows import CouplingFlow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
-from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
+from .networks import UNBOUNDED, GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
 from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior
 from .priors import (
     GaussianMixture,
@@ -48,6 +48,11 @@ MNIST = Sizes(
     flow_hidden=(256, 256),
 )
 
+# The bounds of log σ in every posterior here. The book's records and weights were made without;
+# when they are made again, this becomes `networks.LOG_SCALE_BOUNDS`.
+SCALES = UNBOUNDED
+Kind = Literal["affine", "spline"]
+
 
 def default_sizes(data: Data) -> Sizes:
     """The sizes that the book uses: `RINGS` for points, `DIGITS` for images of 8 by 8 pixels.
@@ -76,7 +81,8 @@ def hidden_layer(data: Data) -> Layer:
 
 def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     """q(z | x), a diagonal Gaussian."""
-    return GaussianPosterior(mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data)))
+    net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
+    return GaussianPosterior(net, SCALES)
 
 
 def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
@@ -92,18 +98,8 @@ def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLik
     return GaussianLikelihood(net, data.features)
 
 
-def _gaussian(data: Data, sizes: Sizes) -> VAE:
-    return VAE(
-        StandardNormal(sizes.latent), gaussian_posterior(data, sizes), likelihood(data, sizes)
-    )
-
-
-def _mixture(data: Data, sizes: Sizes) -> VAE:
-    return VAE(
-        GaussianMixture(sizes.latent, sizes.components),
-        gaussian_posterior(data, sizes),
-        likelihood(data, sizes),
-    )
+def _standard_normal(data: Data, sizes: Sizes, posterior: nn.Module) -> StandardNormal:
+    return StandardNormal(sizes.latent)
 
 
 def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
@@ -114,9 +110,19 @@ def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
     return VampPrior(posterior, start, bounds=bounds)
 
 
-def _vampprior(data: Data, sizes: Sizes) -> VAE:
-    posterior = gaussian_posterior(data, sizes)
-    return VAE(vamp_prior(data, sizes, posterior), posterior, likelihood(data, sizes))
+def coupling_flow(sizes: Sizes, kind: Kind, context: int = 0) -> CouplingFlow:
+    """A flow over the latents, conditional if it has a context."""
+    return CouplingFlow(sizes.latent, context, sizes.transforms, sizes.flow_hidden, kind)
+
+
+def _flow(kind: Kind, data: Data, sizes: Sizes, posterior: nn.Module) -> CouplingFlow:
+    return coupling_flow(sizes, kind)
+
+
+def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
+    """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
+    net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
+    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent), SCALES)
 
 
 def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
@@ -128,88 +134,59 @@ def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoIn
 
 def hierarchical_posterior(data: Data, sizes: Sizes) -> HierarchicalPosterior:
     """q(z₂ | x) q(z₁ | x, z₂), both levels of the same size."""
-    conditional = two_inputs(data, sizes, data.features, 2 * sizes.latent)
-    return HierarchicalPosterior(gaussian_posterior(data, sizes), GaussianPosterior(conditional))
+    below = GaussianPosterior(two_inputs(data, sizes, data.features, 2 * sizes.latent), SCALES)
+    return HierarchicalPosterior(gaussian_posterior(data, sizes), below)
 
 
-def _hierarchy(data: Data, sizes: Sizes, top: Callable[[HierarchicalPosterior], nn.Module]) -> VAE:
+Posterior = Callable[[Data, Sizes], nn.Module]
+# Given the posterior that it may share.
+Prior = Callable[[Data, Sizes, nn.Module], nn.Module]
+
+
+def _one_level(prior: Prior, posterior: Posterior, data: Data, sizes: Sizes) -> VAE:
+    q = posterior(data, sizes)
+    return VAE(prior(data, sizes, q), q, likelihood(data, sizes))
+
+
+def _two_levels(top: Prior, data: Data, sizes: Sizes) -> VAE:
     latent, layer = sizes.latent, hidden_layer(data)
     posterior = hierarchical_posterior(data, sizes)
     conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
     decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
-    prior = HierarchicalPrior(top(posterior), conditional)
+    prior = HierarchicalPrior(top(data, sizes, posterior.top), conditional)
     return VAE(prior, posterior, _likelihood(data, decoder))
 
 
-def _hvae(data: Data, sizes: Sizes) -> VAE:
-    return _hierarchy(data, sizes, lambda posterior: StandardNormal(sizes.latent))
+def _mixture(data: Data, sizes: Sizes) -> VAE:
+    # The prior's numbers are drawn first: another order would be another model a seed.
+    prior = GaussianMixture(sizes.latent, sizes.components)
+    return VAE(prior, gaussian_posterior(data, sizes), likelihood(data, sizes))
 
 
-def _hierarchical_vampprior(data: Data, sizes: Sizes) -> VAE:
-    return _hierarchy(data, sizes, lambda posterior: vamp_prior(data, sizes, posterior.top))
-
-
-Kind = Literal["affine", "spline"]
-
-
-def coupling_flow(sizes: Sizes, kind: Kind, context: int = 0) -> CouplingFlow:
-    """A flow over the latents, conditional if it has a context."""
-    return CouplingFlow(sizes.latent, context, sizes.transforms, sizes.flow_hidden, kind)
-
-
-def flow_posterior(data: Data, sizes: Sizes, kind: Kind) -> FlowPosterior:
-    """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
-    net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
-    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent))
-
-
-def _flow_prior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
-    posterior = gaussian_posterior(data, sizes)
-    return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
-
-
-def _flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
-    posterior = flow_posterior(data, sizes, kind)
-    return VAE(StandardNormal(sizes.latent), posterior, likelihood(data, sizes))
-
-
-def _flow_both(kind: Kind, data: Data, sizes: Sizes) -> VAE:
-    posterior = flow_posterior(data, sizes, kind)
-    return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
-
-
-def _vampprior_flow_posterior(data: Data, sizes: Sizes) -> VAE:
-    posterior = flow_posterior(data, sizes, "affine")
-    return VAE(vamp_prior(data, sizes, posterior), posterior, likelihood(data, sizes))
-
-
-def _hierarchical_flow_prior(data: Data, sizes: Sizes) -> VAE:
-    return _hierarchy(data, sizes, lambda posterior: coupling_flow(sizes, "affine"))
-
+_affine, _spline = partial(_flow, "affine"), partial(_flow, "spline")
+_bent, _bent_by_spline = partial(flow_posterior, "affine"), partial(flow_posterior, "spline")
 
 MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
-    "gaussian": _gaussian,
+    "gaussian": partial(_one_level, _standard_normal, gaussian_posterior),
     "mixture": _mixture,
-    "vampprior": _vampprior,
-    "hvae": _hvae,
-    "hierarchical-vampprior": _hierarchical_vampprior,
-    "flow-prior": partial(_flow_prior, "affine"),
-    "spline-flow-prior": partial(_flow_prior, "spline"),
-    "two-stage-flow-prior": partial(_flow_prior, "affine"),
-    "hierarchical-flow-prior": _hierarchical_flow_prior,
-    "flow-posterior": partial(_flow_posterior, "affine"),
-    "spline-flow-posterior": partial(_flow_posterior, "spline"),
-    "flow-both": partial(_flow_both, "affine"),
-    "spline-flow-both": partial(_flow_both, "spline"),
-    "vampprior-flow-posterior": _vampprior_flow_posterior,
+    "vampprior": partial(_one_level, vamp_prior, gaussian_posterior),
+    "hvae": partial(_two_levels, _standard_normal),
+    "hierarchical-vampprior": partial(_two_levels, vamp_prior),
+    "flow-prior": partial(_one_level, _affine, gaussian_posterior),
+    "spline-flow-prior": partial(_one_level, _spline, gaussian_posterior),
+    "two-stage-flow-prior": partial(_one_level, _affine, gaussian_posterior),
+    "hierarchical-flow-prior": partial(_two_levels, _affine),
+    "flow-posterior": partial(_one_level, _standard_normal, _bent),
+    "spline-flow-posterior": partial(_one_level, _standard_normal, _bent_by_spline),
+    "flow-both": partial(_one_level, _affine, _bent),
+    "spline-flow-both": partial(_one_level, _spline, _bent_by_spline),
+    "vampprior-flow-posterior": partial(_one_level, vamp_prior, _bent),
 }
-
-
 BOOK_MODELS = list(MODELS)
 # Models that take posterior and likelihood from another, trained before them and then held.
 FIRST_STAGE = {"two-stage-flow-prior": "gaussian"}
 # The paper's name for the model that the book's first chapter is called after.
-MODELS["vae"] = _gaussian
+MODELS["vae"] = MODELS["gaussian"]
 
 
 def resolve(name: str, data: Data) -> tuple[str, Sizes]:
@@ -236,7 +213,7 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     return model, sizes._replace(pseudo_inputs=int(count))
 
 
-def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
+def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | None = None) -> VAE:
     """A new model by name, for this data and on their device; `MODELS` lists the names.
 
     Its weights come from torch's random state: call `torch.manual_seed` first.
@@ -245,9 +222,10 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
         name: as `resolve` takes it.
         data: what the model is for.
         sizes: in place of those that the name stands for.
+        first: what a model of two stages takes posterior and likelihood from, trained already.
 
     Raises:
-        InputError: no such name.
+        InputError: no such name; or a model of two stages without its first one.
 
     Example:
         >>> from flowvae_tutorial import build
@@ -257,7 +235,13 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
         torch.Size([10, 2])
     """
     model, named = resolve(name, data)
-    return MODELS[model](data, sizes or named).to(data.train.device)
+    if first is None and model in FIRST_STAGE:
+        raise InputError(
+            f"{model} holds the posterior and likelihood of a trained {FIRST_STAGE[model]!r}: "
+            f"train that, then build({model!r}, data, first=trained)"
+        )
+    vae = MODELS[model](data, sizes or named).to(data.train.device)
+    return vae if first is None else on_first_stage(vae, first)
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:

@@ -1,11 +1,16 @@
 """The networks of the book: plain and gated multilayer perceptrons."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from .errors import InputError
 
 
 def dense(in_features: int, out_features: int) -> nn.Sequential:
@@ -63,16 +68,47 @@ def gated_mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.
     return mlp(in_features, hidden, out_features, GatedLinear)
 
 
+# Of a posterior's log σ: variances within e⁻⁶ and e², as in the code of Tomczak and Welling (2018).
+LOG_SCALE_BOUNDS = (-3.0, 1.0)
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
+    """Keep x within [low, high], smoothly: any shape, the same shape.
+
+    With t the distance to the middle in half-widths this is t / (1 + t⁸)^⅛. The denominator is the
+    8-norm of (1, t); the ∞-norm, max(1, |t|), would clamp hard. The slope, (1 + t⁸)^(−9/8), is
+    positive everywhere and falls as |t|⁻⁹, so that x finds its way back from far outside. That of a
+    tanh falls as e^(−2|t|), which float32 takes for zero from t = 9 on. Inside, x is lowered by
+    |t|⁹/8 of a half-width or less: by 0.0005 within [−2, 0] and by 0.17 at the bounds themselves
+    for `LOG_SCALE_BOUNDS`; a tanh would take 0.08 and 0.48.
+
+    Example:
+        >>> import torch
+        >>> from flowvae_tutorial.networks import soft_clamp
+        >>> soft_clamp(torch.tensor([-1e6, -2.0, -1.0, 0.0, 1e6]), -3.0, 1.0)
+        tensor([-3.0000e+00, -1.9995e+00, -1.0000e+00, -4.8639e-04,  1.0000e+00])
+    """
+    middle, half = (low + high) / 2, (high - low) / 2
+    t = (x - middle) / half
+    hard = t.clamp(-1, 1)
+    # Inside this is t, outside 1 / t: the gradient is then no difference of two large numbers.
+    ratio = hard / t.abs().clamp(min=1)
+    return middle + half * hard * (1 + ratio**8) ** -0.125
+
+
+def modules_of(*parts: object) -> Iterator[nn.Module]:
+    """All modules of modules, or of the owners of methods."""
+    for part in parts:
+        owner = getattr(part, "__self__", part)
+        if isinstance(owner, nn.Module):
+            yield from owner.modules()
+
+
 @contextmanager
 def evaluating(*parts: object) -> Iterator[None]:
     """Modules, or the owners of methods, in evaluation mode; afterwards they are as they were."""
-    owners = (getattr(part, "__self__", part) for part in parts)
-    modes = {
-        module: module.training
-        for owner in owners
-        if isinstance(owner, nn.Module)
-        for module in owner.modules()
-    }
+    modes = {module: module.training for module in modules_of(*parts)}
     for module in modes:
         module.training = False
     try:
@@ -80,6 +116,21 @@ def evaluating(*parts: object) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def refusing_batch_normalisation() -> Iterator[None]:
+    """Raise an `InputError` where a network comes to a layer of batch normalisation."""
+
+    def refuse(module: nn.Module, inputs: object) -> None:
+        if isinstance(module, _BatchNorm):
+            raise InputError(
+                "the posterior uses batch normalisation, which would take pseudo-inputs for data: "
+                "use layer or group normalisation"
+            )
+
+    with register_module_forward_pre_hook(refuse):
+        yield
 
 
 class TwoInputs(nn.Module):

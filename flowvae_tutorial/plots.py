@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .storage.checkpoints import History
+from .history import History
 
 # Okabe and Ito's eight colours, and two more: told apart by colour-blind readers.
 COLOURS = [

@@ -1,5 +1,6 @@
 """Posteriors q(z | x): modules whose call, `posterior(x)`, returns a distribution over latents."""
 
+import math
 from functools import partial
 
 import torch
@@ -9,6 +10,9 @@ from torch.distributions import Distribution, Independent, Normal
 from .distributions import Chain
 from .errors import InputError
 from .flows import CouplingFlow, Flow
+from .networks import UNBOUNDED, soft_clamp
+
+Bounds = tuple[float, float]
 
 
 class GaussianPosterior(nn.Module):
@@ -18,10 +22,21 @@ class GaussianPosterior(nn.Module):
     Kingma and Welling (2014), appendix C.2.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        """Wrap `net`, which maps `(N, X)` to `(N, 2D)`: D means, then D log-scales."""
+    def __init__(self, net: nn.Module, log_scale_bounds: Bounds | None = None) -> None:
+        """Wrap `net`, which maps `(N, X)` to `(N, 2D)`: D means, then D log-scales.
+
+        Args:
+            net: the encoder.
+            log_scale_bounds: where `soft_clamp` keeps log σ. By default nowhere, unless a
+                `VampPrior` shares this posterior: it then sets `networks.LOG_SCALE_BOUNDS`.
+                `networks.UNBOUNDED` is nowhere even so.
+
+        Raises:
+            InputError: the bounds are the wrong way round, or one of them is infinite.
+        """
         super().__init__()
         self.net = net
+        self.log_scale_bounds = _looked_at(log_scale_bounds)
 
     def forward(self, *context: Tensor) -> Distribution:
         """Return q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
@@ -31,16 +46,31 @@ class GaussianPosterior(nn.Module):
         Raises:
             InputError: the network's last dimension is odd, so it is no mean and log-scale.
         """
-        return _diagonal_gaussian(self.net(*context))
+        return _diagonal_gaussian(self.net(*context), self.log_scale_bounds)
+
+    def extra_repr(self) -> str:
+        """The bounds of log σ, for `print`."""
+        return f"log_scale_bounds={self.log_scale_bounds}"
 
 
-def _diagonal_gaussian(output: Tensor) -> Distribution:
+def _looked_at(bounds: Bounds | None) -> Bounds | None:
+    if bounds not in (None, UNBOUNDED) and not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise InputError(
+            f"log_scale_bounds must be two finite numbers, the lower first, got {bounds}; "
+            "networks.UNBOUNDED sets none"
+        )
+    return bounds
+
+
+def _diagonal_gaussian(output: Tensor, bounds: Bounds | None) -> Distribution:
     if output.shape[-1] % 2:
         raise InputError(
             f"the posterior's network gives {output.shape[-1]} numbers; it must give 2D, "
             "D means and D log-scales"
         )
     loc, log_scale = output.chunk(2, dim=-1)
+    if bounds not in (None, UNBOUNDED):
+        log_scale = soft_clamp(log_scale, *bounds)
     return Independent(Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False)
 
 
@@ -58,11 +88,15 @@ class FlowPosterior(nn.Module):
         torch.Size([5, 10, 2])
     """
 
-    def __init__(self, net: nn.Module, flow: CouplingFlow) -> None:
+    def __init__(
+        self, net: nn.Module, flow: CouplingFlow, log_scale_bounds: Bounds | None = None
+    ) -> None:
         """Wrap `net`, `(N, X)` to `(N, 2D)`, D means and D log-scales, and a flow with context D.
 
+        `log_scale_bounds` are those of u, as in `GaussianPosterior`.
+
         Raises:
-            InputError: the flow's context is not as wide as its latents.
+            InputError: the flow's context is not as wide as its latents, or the bounds are wrong.
         """
         super().__init__()
         if flow.context != flow.features:
@@ -72,6 +106,7 @@ class FlowPosterior(nn.Module):
             )
         self.net = net
         self.flow = flow
+        self.log_scale_bounds = _looked_at(log_scale_bounds)
 
     def forward(self, *context: Tensor) -> Distribution:
         """Return q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
@@ -81,13 +116,17 @@ class FlowPosterior(nn.Module):
         Raises:
             InputError: the network's last dimension is not twice the flow's features.
         """
-        base = _diagonal_gaussian(self.net(*context))
+        base = _diagonal_gaussian(self.net(*context), self.log_scale_bounds)
         if base.event_shape[0] != self.flow.features:
             raise InputError(
                 f"the posterior's network gives {2 * base.event_shape[0]} numbers; for a flow of "
                 f"{self.flow.features} features it must give {2 * self.flow.features}"
             )
         return Flow(base, self.flow.transform(base.mean), validate_args=False)
+
+    def extra_repr(self) -> str:
+        """The bounds of log σ, for `print`."""
+        return f"log_scale_bounds={self.log_scale_bounds}"
 
 
 class HierarchicalPosterior(nn.Module):

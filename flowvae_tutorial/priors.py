@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from .distributions import Chain
-from .errors import InputError
+from .errors import InputError, check_data
 from .mixtures import Mixture
-from .networks import evaluating
+from .networks import LOG_SCALE_BOUNDS, evaluating, modules_of, refusing_batch_normalisation
 
 
 def _refuse(context: object) -> None:
@@ -80,6 +80,13 @@ class VampPrior(nn.Module):
     The pseudo-inputs live in the data's own space. A sigmoid keeps them within `bounds`: its
     slope is never zero, whereas clipping gives no gradient to a pseudo-input beyond a bound.
 
+    Far from all of few pseudo-inputs the scale of q(z | x) can run away: one picture then costs as
+    much as all others. So sharing a `GaussianPosterior` or `FlowPosterior` that names no
+    `log_scale_bounds` sets `networks.LOG_SCALE_BOUNDS`; put `soft_clamp` into one of your own.
+
+    Batch normalisation in the posterior is refused: in training it would normalise pseudo-inputs
+    by themselves, as it does no data, and count them in the statistics that evaluation uses.
+
     Example:
         >>> import torch
         >>> from flowvae_tutorial import GaussianPosterior, VampPrior, mlp, pseudo_inputs_from
@@ -110,26 +117,21 @@ class VampPrior(nn.Module):
             bounds: of the data, or None for data in ℝⁿ.
 
         Raises:
-            InputError: no pseudo-inputs, or they are not finite, out of bounds or of the wrong
-                width; weights of the wrong length; a posterior without densities.
+            InputError: pseudo-inputs that the posterior does not take, that are not finite or out
+                of bounds; logits unlike them; a posterior without densities or with batch
+                normalisation.
         """
         super().__init__()
-        if pseudo_inputs.ndim != 2 or pseudo_inputs.numel() == 0:
-            raise InputError(
-                f"pseudo_inputs must have shape (K, X) with K at least 1, got "
-                f"{tuple(pseudo_inputs.shape)}"
+        weights = (weight for module in modules_of(posterior) for weight in module.parameters())
+        check_data(pseudo_inputs, None, like=next(weights, None), name="pseudo_inputs")
+        if logits is not None:
+            wanted, given = (
+                f"{tuple(x.shape)}, {x.dtype}, {x.device}" for x in (pseudo_inputs[:, 0], logits)
             )
-        if not pseudo_inputs.is_floating_point():
-            raise InputError(f"pseudo_inputs must be floating point, got {pseudo_inputs.dtype}")
-        if not pseudo_inputs.isfinite().all():
-            raise InputError("pseudo_inputs have NaN or infinite values")
-        if logits is not None and logits.shape != pseudo_inputs.shape[:1]:
-            raise InputError(
-                f"logits must have shape ({len(pseudo_inputs)},), one a pseudo-input, got "
-                f"{tuple(logits.shape)}"
-            )
-        if logits is not None and not (logits.is_floating_point() and logits.isfinite().all()):
-            raise InputError("logits must be finite floating-point numbers")
+            if given != wanted or not logits.isfinite().all():
+                raise InputError(
+                    f"logits must be finite numbers, one a pseudo-input: {wanted}; got {given}"
+                )
         # In a tuple, where a module does not look for submodules. VAE makes sure that it has them.
         self.shares = (posterior,)
         self.bounds = bounds
@@ -139,12 +141,15 @@ class VampPrior(nn.Module):
         else:
             self.logits = nn.Parameter(logits.detach().clone())
         self._probe()
+        # Of a method nobody knows which modules it uses.
+        for part in posterior.modules() if isinstance(posterior, nn.Module) else ():
+            if getattr(part, "log_scale_bounds", "none") is None:
+                vars(part)["log_scale_bounds"] = LOG_SCALE_BOUNDS
 
     @torch.no_grad()
     def _probe(self) -> None:
         try:
-            # In training mode batch normalisation would learn from this.
-            with evaluating(*self.shares):
+            with refusing_batch_normalisation(), evaluating(*self.shares):
                 prior = self()
                 prior.log_prob(prior.sample((1,)))
         except (NotImplementedError, AttributeError) as error:
@@ -194,8 +199,10 @@ def pseudo_inputs_from(
     What the noise moves out of `bounds` is moved back to them.
 
     Raises:
-        InputError: x has fewer than `components` examples, or values out of bounds.
+        InputError: x is no floating-point tensor of this shape, has fewer than `components`
+            examples, or values that are not finite or out of bounds.
     """
+    check_data(x, None)
     if not 1 <= components <= len(x):
         raise InputError(
             f"cannot start {components} pseudo-inputs from {len(x)} examples: take between 1 and "

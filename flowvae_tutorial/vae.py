@@ -1,7 +1,7 @@
 """The one model class of the book: a VAE is a prior, a posterior and a likelihood."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from .distributions import rsample_and_log_prob
 from .errors import InputError, check_data, may_look_at_values
-from .networks import evaluating
+from .networks import evaluating, modules_of
 from .refinement import refine
 
 # Latents decoded at once by `log_marginal`: more would not be faster and would not fit a laptop.
@@ -63,69 +63,28 @@ class VAE(nn.Module):
         """Put the three together.
 
         Raises:
-            InputError: the three disagree about the latent size D or the data size X, a
-                distribution has another batch shape than above, or the prior mixes another
-                posterior than this one.
+            InputError: they disagree about the latent size D or the data size X, have another
+                batch shape than above, or the prior mixes another posterior than this one.
         """
         super().__init__()
         self.prior = prior
         self.posterior = posterior
         self.likelihood = likelihood
-        self._look_at_what_is_shared()
-        # In training mode batch normalisation refuses a single example, and learns from others.
-        with evaluating(self):
-            self.features, self._support = self._probe()
+        self.features, self._support = _fitted(prior, posterior, likelihood)
 
-    def _look_at_what_is_shared(self) -> None:
-        """Modules that the prior only borrows are trained, moved and saved with their owner."""
-        owned = set(self.modules())
-        for part in self.prior.modules():
-            for module in getattr(part, "shares", ()):
-                # Of a method nobody knows which modules it uses.
-                if isinstance(module, nn.Module) and module not in owned:
-                    raise InputError(
-                        "the prior mixes another posterior than the VAE's, which would not be "
-                        "trained: give both the same module"
-                    )
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Exchange a part, for one that fits the two that stay."""
+        parts = ("prior", "posterior", "likelihood")
+        if name in parts and "features" in self.__dict__:
+            new = {part: getattr(self, part) for part in parts} | {name: value}
+            self.features, self._support = _fitted(**new)
+        super().__setattr__(name, value)
 
-    @torch.no_grad()
-    def _probe(self) -> tuple[int, constraints.Constraint]:
-        """Send one latent and one example through, so that parts that do not fit fail here."""
-        p_z = self.prior()
-        if p_z.batch_shape or len(p_z.event_shape) != 1:
-            raise InputError(
-                f"the prior has batch shape {tuple(p_z.batch_shape)} and event shape "
-                f"{tuple(p_z.event_shape)}: make them () and (D,), as Independent(…, 1) does"
-            )
-        with torch.random.fork_rng(devices=[]):
-            z = p_z.sample((1, 1))
-        latent = z.shape[2:]
-        try:
-            p_x = self.likelihood(z)
-        except RuntimeError as error:
-            raise InputError(
-                f"the likelihood does not take the prior's latents of shape {tuple(latent)}: "
-                f"{error}"
-            ) from error
-        if p_x.batch_shape != (1, 1) or len(p_x.event_shape) != 1:
-            raise InputError(
-                f"for latents of shape {tuple(z.shape)} the likelihood has batch shape "
-                f"{tuple(p_x.batch_shape)} and event shape {tuple(p_x.event_shape)}: make them "
-                "(S, N) and (X,), as Independent(…, 1) does"
-            )
-        try:
-            q_z = self.posterior(z.new_zeros(1, *p_x.event_shape))
-        except RuntimeError as error:
-            raise InputError(
-                f"the posterior does not take the likelihood's data of shape "
-                f"{tuple(p_x.event_shape)}: {error}"
-            ) from error
-        if q_z.event_shape != latent:
-            raise InputError(
-                f"the posterior's latents have shape {tuple(q_z.event_shape)}, the prior's "
-                f"{tuple(latent)}: make them the same size D"
-            )
-        return p_x.event_shape[0], p_x.support
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, of a module too one of whose methods is a part: `eval` then reaches it."""
+        for module in modules_of(self.prior, self.posterior, self.likelihood):
+            module.training = mode
+        return super().train(mode)
 
     def _check(self, x: Tensor, num_samples: int = 1) -> None:
         # Looking for a parameter makes torch.compile guard every module.
@@ -180,14 +139,12 @@ class VAE(nn.Module):
             `(N,)`, nats per example.
 
         Raises:
-            InputError: x has the wrong shape, dtype or values, `num_samples` < 1, or the estimate
-                is NaN for an example.
+            InputError: as for `elbo`, or the estimate is NaN for an example.
         """
         self._check(x, num_samples)
         prior = self.prior()
-        estimate = torch.cat(
-            [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
-        )
+        parts = x.split(CHUNK)
+        estimate = torch.cat([self._log_mean_weight(rows, prior, num_samples) for rows in parts])
         # Widths of a posterior are exponentials: far from the training data they can overflow.
         if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
@@ -202,8 +159,7 @@ class VAE(nn.Module):
         total = x.new_full((len(x),), -math.inf)
         at_once = max(1, CHUNK // len(x))
         for done in range(0, num_samples, at_once):
-            size = min(at_once, num_samples - done)
-            z, log_q = rsample_and_log_prob(posterior, (size,))
+            z, log_q = rsample_and_log_prob(posterior, (min(at_once, num_samples - done),))
             log_weight = self.likelihood(z).log_prob(x) + prior.log_prob(z) - log_q
             total = torch.logaddexp(total, log_weight.logsumexp(dim=0))
         return total - math.log(num_samples)
@@ -245,3 +201,53 @@ class VAE(nn.Module):
     def extra_repr(self) -> str:
         """The data size X, for `print`."""
         return f"features={self.features}"
+
+
+@torch.no_grad()
+def _fitted(
+    prior: nn.Module, posterior: nn.Module, likelihood: nn.Module
+) -> tuple[int, constraints.Constraint]:
+    """Send one latent and one example through, so that parts that do not fit fail here."""
+    owned = set(modules_of(prior, posterior, likelihood))
+    # Modules that the prior only borrows are trained, moved and saved with their owner.
+    borrowed = (module for part in modules_of(prior) for module in getattr(part, "shares", ()))
+    if any(isinstance(module, nn.Module) and module not in owned for module in borrowed):
+        raise InputError(
+            "the prior mixes another posterior than the VAE's, which would not be trained: give "
+            "both the same module, and build a new VAE to exchange the two"
+        )
+    # In training mode batch normalisation refuses a single example, and learns from others.
+    with evaluating(prior, posterior, likelihood), torch.random.fork_rng(devices=[]):
+        p_z = prior()
+        if p_z.batch_shape or len(p_z.event_shape) != 1:
+            raise InputError(
+                f"the prior has batch shape {tuple(p_z.batch_shape)} and event shape "
+                f"{tuple(p_z.event_shape)}: make them () and (D,), as Independent(…, 1) does"
+            )
+        z = p_z.sample((1, 1))
+        latent = tuple(z.shape[2:])
+        try:
+            p_x = likelihood(z)
+        except RuntimeError as error:
+            raise InputError(
+                f"the likelihood does not take the prior's latents of shape {latent}: {error}"
+            ) from error
+        if p_x.batch_shape != (1, 1) or len(p_x.event_shape) != 1:
+            raise InputError(
+                f"for latents of shape {tuple(z.shape)} the likelihood has batch shape "
+                f"{tuple(p_x.batch_shape)} and event shape {tuple(p_x.event_shape)}: make them "
+                "(S, N) and (X,), as Independent(…, 1) does"
+            )
+        try:
+            q_z = posterior(z.new_zeros(1, *p_x.event_shape))
+        except RuntimeError as error:
+            raise InputError(
+                f"the posterior does not take the likelihood's data of shape "
+                f"{tuple(p_x.event_shape)}: {error}"
+            ) from error
+        if q_z.event_shape != latent:
+            raise InputError(
+                f"the posterior's latents have shape {tuple(q_z.event_shape)}, the prior's "
+                f"{latent}: make them the same size D"
+            )
+        return p_x.event_shape[0], p_x.support

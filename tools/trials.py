@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel
 from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments.records import book_results, current_commit
+from flowvae_tutorial.history import History
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
 from flowvae_tutorial.storage.files import write_whole
-from flowvae_tutorial.training import History
 from flowvae_tutorial.training.loop import _validate
 
 SHORT, LONG = 30, 150
@@ -118,7 +118,7 @@ def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
     """Train, and measure the ELBO as `fit` validates, which for averaged weights it has not."""
     vae, history = train(name, trial, data)
     x = data.validation.to(next(vae.parameters()).device)
-    reconstruction, kl = _validate(vae, x)
+    reconstruction, kl, *_ = _validate(vae, x)
     return {
         "trial": name,
         "model": trial.model,

@@ -18,8 +18,8 @@ from ..comparison import energy_distance, modes_found
 from ..data import Data
 from ..errors import InputError
 from ..evaluation import evaluate, mean_and_standard_error, prior_gap
+from ..history import History
 from ..models import Sizes
-from ..storage.checkpoints import History
 from ..storage.files import write_whole
 from ..training.progress import progress_bar
 from ..vae import VAE

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from ..data import Data, load
-from ..models import FIRST_STAGE, build, on_first_stage, resolve, training_settings
+from ..models import FIRST_STAGE, build, resolve, training_settings
 from ..storage.trained import Trained
 from ..training.loop import fit
 from ..training.ranks import device_by_name
@@ -69,8 +69,7 @@ def train_run(
     common: dict[str, Any] = settings | {
         "beta": beta, "seed": seed, "device": device, "progress": True
     }  # fmt: skip
-    torch.manual_seed(seed)
-    vae = build(model, data, sizes)
+    first = None
     if name in FIRST_STAGE:
         torch.manual_seed(seed)
         first = build(FIRST_STAGE[name], data)
@@ -78,7 +77,8 @@ def train_run(
         # A second stage that has begun holds the first as it was: more epochs would part the two.
         if not checkpoint.exists():
             fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
-        vae = on_first_stage(vae, first)
+    torch.manual_seed(seed)
+    vae = build(model, data, sizes, first=first)
     history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
     return Trained(vae, model, data.name, seed, beta, settings, history)
 

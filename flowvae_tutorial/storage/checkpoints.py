@@ -13,7 +13,6 @@ Example:
 
 import io
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,6 @@ from .files import write_whole
 # Raised when a checkpoint gets another form.
 FORMAT = 1
 _PARTS = {"run", "history", "best", "vae", "optimizer"}
-
-
-@dataclass
-class History:
-    """What `fit` saw, one entry an epoch, in nats per example."""
-
-    loss: list[float] = field(default_factory=list)
-    """Training loss, with the β of that epoch."""
-    reconstruction: list[float] = field(default_factory=list)
-    """Of the validation images."""
-    kl: list[float] = field(default_factory=list)
-    """Of the validation images."""
-    best_epoch: int = 0
-    """The epoch, counted from 1, whose weights the model has now."""
-    seconds: float = 0.0
-
-    @property
-    def elbo(self) -> list[float]:
-        """The validation ELBO at β = 1."""
-        return [r - k for r, k in zip(self.reconstruction, self.kl, strict=True)]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

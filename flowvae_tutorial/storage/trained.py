@@ -23,9 +23,10 @@ from torch import Tensor
 
 from ..data import outline
 from ..errors import InputError
-from ..models import build
+from ..history import History
+from ..models import FIRST_STAGE, MODELS, on_first_stage, resolve
 from ..vae import VAE
-from .checkpoints import History, load_checkpoint
+from .checkpoints import load_checkpoint
 from .weights import read_weights, write_weights
 
 
@@ -69,8 +70,12 @@ def load_trained(path: Path | str) -> Trained:
             f"{path} does not say what it is of, as files of this version do: train again"
         ) from error
     try:
-        vae = build(model, outline(data))
+        form = outline(data)
+        name, sizes = resolve(model, form)
+        vae = MODELS[name](form, sizes)
         vae.load_state_dict(state)
+        if name in FIRST_STAGE:
+            vae = on_first_stage(vae, vae)
     except (InputError, RuntimeError) as error:
         # Torch lists every difference, one a line.
         raise InputError(

@@ -1,6 +1,6 @@
 """Training: one loop for every model, on one device or several."""
 
-from ..storage.checkpoints import History
+from ..history import History
 from .loop import NotFinite, fit
 from .ranks import device_by_name
 

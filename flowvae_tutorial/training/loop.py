@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Data
-from ..errors import InputError
-from ..storage.checkpoints import History, load_checkpoint_of, save_checkpoint
+from ..errors import InputError, check_data
+from ..history import History, Validation
+from ..storage.checkpoints import load_checkpoint_of, save_checkpoint
 from ..vae import VAE
 from .progress import progress_bar
 from .ranks import device_by_name, mean_over_ranks, rank_and_world, share_of
@@ -78,6 +80,10 @@ def fit(
             device has too little memory for a batch.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
 
+    Warns:
+        UserWarning: once, if after the warm-up a few validation examples have so low an ELBO that
+            the mean is worse than nine examples in ten.
+
     Example:
         >>> from flowvae_tutorial import build, fit
         >>> from flowvae_tutorial.data import load
@@ -96,17 +102,13 @@ def fit(
             f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
             f"beta={beta}, warmup={warmup}"
         )
-    if len(data.train) == 0 or len(data.validation) == 0:
-        raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
     if isinstance(device, str):
         device = device_by_name(device)
     device = device or data.train.device
     checkpoint = None if checkpoint is None else Path(checkpoint)
-    vae.to(device)
-    data = data.to(device)
-    _look_at(vae, data)
+    data = _looked_at(vae.to(device), data, device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
-    history = History()
+    history, warned = History(), False
     best = _copy(vae)
     # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
     # the step size depends on them.
@@ -134,28 +136,26 @@ def fit(
             left = (epochs + 1 - epoch) / epochs
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, left / decay if decay else 1.0)
-            try:
-                loss = _train_epoch(
-                    model, data, optimizer, batch_size, clip,
-                    beta * min(1.0, epoch / max(1, warmup)), epoch,
-                )  # fmt: skip
-                reconstruction, kl = _validate(vae, data.validation)
-            except torch.OutOfMemoryError as error:
-                smaller = batch_size // 2 or "another device or a smaller model"
-                raise InputError(
-                    f"{device} has too little memory for batches of {batch_size}: try {smaller}"
-                ) from error
+            weight = beta * min(1.0, epoch / max(1, warmup))
+            with _enough_memory(device, batch_size):
+                loss = _train_epoch(model, data, optimizer, batch_size, clip, weight, epoch)
+                validation = _validate(vae, data.validation)
             # The last step may have spoilt the weights without any loss showing it.
-            if not math.isfinite(reconstruction - kl):
+            if not math.isfinite(validation.elbo):
                 raise NotFinite(
-                    f"the validation ELBO is {reconstruction - kl} after epoch {epoch}: lower the "
+                    f"the validation ELBO is {validation.elbo} after epoch {epoch}: lower the "
                     "learning rate or look at the data"
                 )
-            history.loss.append(loss)
-            history.reconstruction.append(reconstruction)
-            history.kl.append(kl)
-            if history.best_epoch == 0 or history.elbo[-1] > history.elbo[history.best_epoch - 1]:
-                history.best_epoch = epoch
+            # In the warm-up the KL term weighs little and may be large for a few.
+            if validation.hangs_on_few and epoch > warmup and rank == 0 and not warned:
+                warned = True
+                warnings.warn(
+                    f"after epoch {epoch} the mean validation ELBO, {validation.elbo:.1f} nats, is "
+                    f"worse than that of nine examples in ten (median {validation.median:.1f}): "
+                    "early stopping hangs on a few; look at them, or bound the posterior's scale",
+                    stacklevel=2,
+                )
+            if history.add(loss, validation):
                 best.update(_copy(vae))
             history.seconds += time.perf_counter() - start
             if checkpoint is not None and rank == 0:
@@ -178,12 +178,47 @@ def _leave_with(vae: VAE, best: dict[str, Tensor]) -> Iterator[None]:
         vae.eval()
 
 
+@contextmanager
+def _enough_memory(device: torch.device, batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = batch_size // 2 or "another device or a smaller model"
+        raise InputError(
+            f"{device} has too little memory for batches of {batch_size}: try {smaller}"
+        ) from error
+
+
 @torch.no_grad()
-def _look_at(vae: VAE, data: Data) -> None:
-    """Refuse data of the wrong form or values before the first step, which may not look at them."""
-    vae._check(data.validation)
-    with torch.random.fork_rng(devices=[]):
-        vae._check(data.batch(data.train))
+def _looked_at(vae: VAE, data: Data, device: torch.device) -> Data:
+    """The data on this device, if all of them can be trained on and all of the model trained.
+
+    Steps may not look at values. A module that is borrowed by its method would stay as it is.
+    """
+    for part in ("prior", "posterior", "likelihood"):
+        owner = getattr(getattr(vae, part), "__self__", None)
+        if isinstance(owner, nn.Module) and owner not in set(vae.modules()):
+            raise InputError(
+                f"the {part} is a method of a module that the VAE does not hold and fit would not "
+                "train: give VAE a module"
+            )
+    for name, x in {"train": data.train, "validation": data.validation, "test": data.test}.items():
+        if not isinstance(x, Tensor):
+            given = type(x).__name__
+            raise InputError(f"data.{name} must be a tensor, got {given}: use torch.as_tensor")
+    data = data.to(device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            batch = data.batch(data.train)
+    except RuntimeError as error:
+        raise InputError(
+            f"data.batch does not take data.train, {data.train.dtype} of shape "
+            f"{tuple(data.train.shape)}: {str(error).splitlines()[0]}"
+        ) from error
+    like = next(vae.parameters(), None)
+    for name, x in {"data.batch(data.train)": batch, "data.validation": data.validation}.items():
+        check_data(x, vae.features, like=like, support=vae._support, name=name)
+    return data
 
 
 def _train_epoch(
@@ -224,7 +259,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
+def _validate(vae: VAE, x: Tensor) -> Validation:
     torch.manual_seed(VALIDATION_SEED)
     vae.eval()
     try:
@@ -232,10 +267,12 @@ def _validate(vae: VAE, x: Tensor) -> tuple[float, float]:
     except InputError:
         vae._check(x)
         # The data are fine: a flow was given what spoilt weights made of them.
-        return math.nan, math.nan
-    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1).mean()
-    kl = torch.cat([part.kl for part in parts], dim=1).mean()
-    return mean_over_ranks(reconstruction).item(), mean_over_ranks(kl).item()
+        return Validation(math.nan, math.nan, math.nan, math.nan)
+    reconstruction = torch.cat([part.reconstruction for part in parts], dim=1)
+    kl = torch.cat([part.kl for part in parts], dim=1)
+    elbo = (reconstruction - kl).mean(dim=0)
+    figures = reconstruction.mean(), kl.mean(), elbo.quantile(0.5), elbo.quantile(0.1)
+    return Validation(*(mean_over_ranks(figure).item() for figure in figures))
 
 
 def _copy(vae: VAE) -> dict[str, Tensor]:
@@ -249,4 +286,6 @@ def _resume(
     vae.load_state_dict(state["vae"])
     optimizer.load_state_dict(state["optimizer"])
     best = {name: value.to(next(vae.parameters()).device) for name, value in state["best"].items()}
-    return History(**state["history"]), best
+    history = History(**state["history"])
+    history.median[:0] = [math.nan] * (len(history.loss) - len(history.median))
+    return history, best

@@ -35,11 +35,11 @@ from flowvae_tutorial.data import DATA_SETS, Data, load, outline
 from flowvae_tutorial.experiments import records
 from flowvae_tutorial.experiments.records import Record, read_records
 from flowvae_tutorial.experiments.refinement_records import read_refinements, refinement_table
+from flowvae_tutorial.history import History, Validation
 from flowvae_tutorial.models import BOOK_MODELS, MODELS
 from flowvae_tutorial.pretrained import pretrained_models
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
 from flowvae_tutorial.storage.trained import Trained, save_trained
-from flowvae_tutorial.training import History
 from flowvae_tutorial.training import loop as training
 
 RUN = "rings-gaussian-seed0"
@@ -246,7 +246,7 @@ def test_a_run_stopped_in_its_first_stage_says_what_is_kept_and_goes_on_if_asked
     line = TRAIN + " --model two-stage-flow-prior"
     validate, calls = training._validate, 0
 
-    def interrupted(vae: VAE, x: Tensor) -> tuple[float, float]:
+    def interrupted(vae: VAE, x: Tensor) -> Validation:
         nonlocal calls
         calls += 1
         if calls == 2:

@@ -22,8 +22,8 @@ from flowvae_tutorial.data import Data, load, outline
 from flowvae_tutorial.experiments import pictures
 from flowvae_tutorial.experiments.pictures import draw_report, draw_run, draw_samples, figures_of
 from flowvae_tutorial.experiments.record_files import Record, run_name
+from flowvae_tutorial.history import History
 from flowvae_tutorial.storage.trained import Trained, save_trained
-from flowvae_tutorial.training import History
 
 
 @pytest.fixture(autouse=True)

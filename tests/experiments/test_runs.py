@@ -15,7 +15,14 @@ from flowvae_tutorial import VAE, History, InputError, build, fit, pretrained
 from flowvae_tutorial.data import DATA_SETS, Data, load, outline
 from flowvae_tutorial.experiments.record_files import run_name
 from flowvae_tutorial.experiments.runs import record_of, train_run
-from flowvae_tutorial.models import BOOK_MODELS, FIRST_STAGE, MNIST, Sizes, training_settings
+from flowvae_tutorial.models import (
+    BOOK_MODELS,
+    FIRST_STAGE,
+    MNIST,
+    MODELS,
+    Sizes,
+    training_settings,
+)
 from flowvae_tutorial.storage.checkpoints import load_checkpoint, save_checkpoint
 from flowvae_tutorial.storage.trained import Trained, load_trained, save_trained
 from flowvae_tutorial.storage.weights import read_weights, write_weights
@@ -342,7 +349,7 @@ SMALL = MNIST._replace(
 @pytest.mark.parametrize("data", MNIST_FAMILY)
 @pytest.mark.parametrize("name", BOOK_MODELS)
 def test_every_model_is_built_from_an_outline(name: str, data: str) -> None:
-    vae = build(name, outline(data), SMALL)
+    vae = MODELS[name](outline(data), SMALL)
     assert vae.features == 784
     x = (torch.rand(3, 784) < 0.2).float()
     assert vae.elbo(x).value.isfinite().all()
@@ -355,7 +362,7 @@ def test_a_run_of_mnist_and_its_outline_have_the_same_parameters() -> None:
     real = replace(form, train=torch.rand(600, 784), batch=torch.bernoulli)
     for name in BOOK_MODELS:
         shapes = [
-            {n: tuple(p.shape) for n, p in build(name, data).state_dict().items()}
+            {n: tuple(p.shape) for n, p in MODELS[name](data, MNIST).state_dict().items()}
             for data in (form, real)
         ]
         assert shapes[0] == shapes[1]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae_tutorial import VAE, InputError, build, fit
+from flowvae_tutorial import VAE, InputError, fit
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.models import Sizes
+from flowvae_tutorial.models import MODELS, Sizes
 from flowvae_tutorial.storage.checkpoints import (
     FORMAT,
     load_checkpoint,
@@ -167,7 +167,7 @@ def few_rings() -> Data:
 
 def small(name: str) -> VAE:
     torch.manual_seed(0)
-    return build(name, few_rings(), SIZES)
+    return MODELS[name](few_rings(), SIZES)
 
 
 @pytest.mark.parametrize(

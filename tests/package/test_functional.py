@@ -18,7 +18,7 @@ from flowvae_tutorial import (
     rsample_and_log_prob,
 )
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.models import BOOK_MODELS, Sizes, build
+from flowvae_tutorial.models import BOOK_MODELS, MODELS, Sizes
 from flowvae_tutorial.networks import mlp
 from test_pairs import PAIRS, POSTERIORS, PRIORS, D, X, bend
 
@@ -35,7 +35,7 @@ def pair(prior: str, posterior: str) -> VAE:
 
 
 def book_model(name: str, data: Data) -> VAE:
-    vae = build(name, data, SMALL)
+    vae = MODELS[name](data, SMALL)
     bend(vae, 0.1)
     return vae
 

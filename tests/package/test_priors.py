@@ -513,11 +513,11 @@ class Undefined(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no pseudo-inputs": (
         lambda: VampPrior(encoder(), torch.zeros(0, X)),
-        r"shape \(K, X\) with K at least 1, got \(0, 6\)",
+        r"pseudo_inputs is empty",
     ),
     "one pseudo-input without its row": (
         lambda: VampPrior(encoder(), torch.zeros(X)),
-        r"shape \(K, X\) with K at least 1, got \(6,\)",
+        r"pseudo_inputs must have shape \(N, X\), got \(6,\)",
     ),
     "wrong width": (
         lambda: VampPrior(encoder(), torch.rand(K, X + 1)),
@@ -525,11 +525,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "wrong dtype": (
         lambda: VampPrior(encoder(), torch.rand(K, X).double()),
-        "does not take pseudo_inputs .*(dtype|Double)",
+        r"pseudo_inputs is torch\.float64, the model torch\.float32: convert one",
     ),
     "no width": (
         lambda: VampPrior(encoder(), torch.zeros(K, 0)),
-        r"shape \(K, X\) with K at least 1, got \(5, 0\)",
+        r"pseudo_inputs must have shape \(N, X\), got \(5, 0\)",
     ),
     "whole numbers": (
         lambda: VampPrior(encoder(), torch.ones(K, X).long(), bounds=None),
@@ -545,11 +545,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "NaN": (
         lambda: VampPrior(encoder(), torch.full((K, X), math.nan)),
-        "pseudo_inputs have NaN or infinite values",
+        "pseudo_inputs has NaN or infinite values",
     ),
     "infinite": (
         lambda: VampPrior(encoder(), torch.full((K, X), math.inf), bounds=None),
-        "pseudo_inputs have NaN or infinite values",
+        "pseudo_inputs has NaN or infinite values",
     ),
     "above the bounds": (
         lambda: VampPrior(encoder(), torch.rand(K, X) + 0.5),
@@ -565,15 +565,51 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "too few weights": (
         lambda: VampPrior(encoder(), torch.rand(K, X), torch.zeros(K - 1)),
-        r"logits must have shape \(5,\), one a pseudo-input, got \(4,\)",
+        r"logits .*, one a pseudo-input: \(5,\), .*; got \(4,\)",
     ),
     "weights in a column": (
         lambda: VampPrior(encoder(), torch.rand(K, X), torch.zeros(K, 1)),
-        r"logits must have shape \(5,\), one a pseudo-input, got \(5, 1\)",
+        r"logits .*, one a pseudo-input: \(5,\), .*; got \(5, 1\)",
     ),
     "a posterior without densities": (
         lambda: VampPrior(Undefined(), torch.rand(K, X)),
         "the posterior has no density",
+    ),
+    "weights of another dtype": (
+        lambda: VampPrior(encoder(), torch.rand(K, X), torch.zeros(K).double()),
+        r"logits .* \(5,\), torch\.float32, cpu; got \(5,\), torch\.float64, cpu",
+    ),
+    "NumPy": (
+        lambda: VampPrior(encoder(), torch.rand(K, X).numpy()),
+        "pseudo_inputs must be a tensor, got ndarray: use torch.as_tensor",
+    ),
+    "8 bits": (
+        lambda: VampPrior(encoder(), torch.ones(K, X).byte()),
+        r"must be floating point, got torch\.uint8: .* pseudo_inputs\.float\(\) / 255",
+    ),
+    "another device": (
+        lambda: VampPrior(encoder(), torch.zeros(K, X, device="meta")),
+        r"pseudo_inputs is on meta, the model on cpu: move one",
+    ),
+    "wrong dtype for a method": (
+        lambda: VampPrior(encoder().forward, torch.rand(K, X).double()),
+        r"pseudo_inputs is torch\.float64, the model torch\.float32",
+    ),
+    "NumPy data": (
+        lambda: pseudo_inputs_from(torch.rand(9, X).numpy(), K),
+        "x must be a tensor, got ndarray",
+    ),
+    "data of 8 bits": (
+        lambda: pseudo_inputs_from(torch.ones(9, X).byte(), K),
+        r"x must be floating point, got torch\.uint8",
+    ),
+    "pictures that are not flat": (
+        lambda: pseudo_inputs_from(torch.rand(9, 2, 3), K),
+        r"x must have shape \(N, X\), got \(9, 2, 3\): flatten",
+    ),
+    "data that are not finite": (
+        lambda: pseudo_inputs_from(torch.full((9, X), math.nan), K, bounds=None),
+        "x has NaN or infinite values",
     ),
     "more pseudo-inputs than examples": (
         lambda: pseudo_inputs_from(torch.rand(4, X), 5),

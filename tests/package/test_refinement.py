@@ -28,7 +28,7 @@ from flowvae_tutorial import (
     refine_with_trace,
 )
 from flowvae_tutorial.data import load
-from flowvae_tutorial.models import BOOK_MODELS, Sizes
+from flowvae_tutorial.models import BOOK_MODELS, MODELS, RINGS, Sizes
 
 Density = Callable[[Tensor], Tensor]
 
@@ -58,7 +58,7 @@ SIZES = Sizes(
 @torch.no_grad()
 def prior_of(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """A small prior whose flows are no identity."""
-    vae = build(name, load("rings"), SIZES).to(dtype)
+    vae = MODELS[name](load("rings"), SIZES).to(dtype)
     for module in vae.modules():
         if isinstance(module, CouplingFlow):
             for parameter in module.parameters():
@@ -256,7 +256,7 @@ def test_a_step_that_was_shortened_grows_again() -> None:
 
 @pytest.mark.parametrize("name", BOOK_MODELS)
 def test_the_model_and_the_random_state_are_left_as_they_were(name: str) -> None:
-    vae = build(name, load("rings"))
+    vae = MODELS[name](load("rings"), RINGS)
     vae.prior.eval()
     vae.posterior.requires_grad_(False)
     before = [(p.requires_grad, p.clone()) for p in vae.parameters()]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from flowvae_tutorial import VAE, History, InputError, build, fit
 from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.history import Validation
 from flowvae_tutorial.models import Sizes
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
 from flowvae_tutorial.training import NotFinite, device_by_name
@@ -104,7 +105,7 @@ def test_a_run_stops_patience_epochs_after_the_best_but_not_for_warm_up(
     data: Data, monkeypatch: pytest.MonkeyPatch, peak: int, warmup: int, patience: int, last: int
 ) -> None:
     elbos = iter(-abs(epoch - peak) / 10 for epoch in range(1, 41))
-    monkeypatch.setattr(training, "_validate", lambda vae, x: (next(elbos), 0.0))
+    monkeypatch.setattr(training, "_validate", lambda *_: Validation(next(elbos), 0, 0, -9))
     history = run(model(data), data, epochs=40, warmup=warmup, patience=patience)
     assert (history.best_epoch, len(history.loss)) == (peak, last)
 
@@ -655,7 +656,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_an_empty_data_set_is_refused_in_one_line(data: Data, part: str) -> None:
     empty = replace(data, **{part: getattr(data, part)[:0]})
-    with pytest.raises(InputError, match="'rings' is empty") as error:
+    with pytest.raises(InputError, match=rf"data\.(batch\(data\.)?{part}\)? is empty") as error:
         run(model(data), empty)
     one_line(error)
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from flowvae_tutorial import InputError, build
+from flowvae_tutorial import InputError
 from flowvae_tutorial.data import outline
-from flowvae_tutorial.models import BOOK_MODELS
+from flowvae_tutorial.models import BOOK_MODELS, DIGITS, MNIST, MODELS
 from flowvae_tutorial.storage.weights import FORMAT, pack, read_weights, unpack, write_weights
 
 ABOUT = {"model": "gaussian", "history": {"loss": [1 / 3, 1e-30]}, "beta": 1.0, "décor": "z̃ ⊂ ℝ"}
@@ -65,7 +65,7 @@ def test_packing_costs_half_a_step_of_each_row_and_whole_numbers_nothing() -> No
 
 @pytest.mark.parametrize("name", BOOK_MODELS)
 def test_packing_keeps_its_promise_for_every_model_of_the_book(name: str) -> None:
-    assert_packed_well(build(name, outline("digits")).state_dict())
+    assert_packed_well(MODELS[name](outline("digits"), DIGITS).state_dict())
 
 
 def test_the_largest_number_of_a_row_and_zero_come_back() -> None:
@@ -104,7 +104,7 @@ def test_a_parameter_that_is_called_scale_is_not_lost(packed: bool) -> None:
 
 @pytest.mark.parametrize("name", BOOK_MODELS)
 def test_a_packed_model_takes_three_tenths_of_the_room(name: str, tmp_path: Path) -> None:
-    state = build(name, outline("dynamic-mnist")).state_dict()
+    state = MODELS[name](outline("dynamic-mnist"), MNIST).state_dict()
     floats = {key: value for key, value in state.items() if value.is_floating_point()}
     assert size(pack(floats)) <= 0.3 * size(floats)
     path = write_weights(tmp_path / "packed.safetensors", pack(state), ABOUT)
