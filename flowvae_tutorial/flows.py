@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
-from .distributions import Shape, check_value, described, family, rsample
+from .contract import Shape, check_value, described, family, rsample
 from .errors import InputError, may_look_at_values
-from .networks import mlp
+from .networks import Conditioner
 from .splines import BINS
 from .transforms import (
     AffineCoupling,
@@ -87,42 +86,6 @@ def _check_finite(value: Tensor, name: str) -> None:
     # The sum is finite if all values are, unless it overflows: only then look at each.
     if not value.sum().isfinite() and not value.isfinite().all():
         raise InputError(f"{name} has NaN or infinite values: a flow's inputs must be finite")
-
-
-class Conditioner(nn.Module):
-    """The network of a coupling: a perceptron of one part of u, and of the context if any.
-
-    Its last layer starts at zero, so that the coupling starts as the identity.
-    """
-
-    def __init__(
-        self, features: int, context: int, hidden: Sequence[int], out_features: int
-    ) -> None:
-        """Set up the network, `(..., features)` and `(N, context)` to `(..., out_features)`."""
-        super().__init__()
-        first, *rest = hidden
-        self.of_u = nn.Linear(features, first)
-        self.of_context = nn.Linear(context, first, bias=False) if context else None
-        self.body = nn.Sequential(nn.SiLU(), mlp(first, rest, out_features))
-        last_layer = list(self.body.parameters())[-2:]
-        for parameter in last_layer:
-            nn.init.zeros_(parameter)
-
-    def forward(self, context: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The network of one part of u alone, for this context.
-
-        The context goes through its layer once and not once a sample. The sum of two linear maps
-        is one linear map of both inputs side by side.
-        """
-        # No lambdas: a distribution that holds this is pickled and copied with its network.
-        if self.of_context is None:
-            return self._given
-        return partial(self._given, shift=self.of_context(context))
-
-    def _given(self, a: Tensor, shift: Tensor | None = None) -> Tensor:
-        h = self.of_u(a)
-        theta: Tensor = self.body(h if shift is None else h + shift)
-        return theta
 
 
 class CouplingFlow(nn.Module):

@@ -1,4 +1,13 @@
-"""What a run of `fit` saw, epoch by epoch."""
+"""What a run of `fit` saw, epoch by epoch.
+
+Example:
+    >>> from flowvae_tutorial import build, fit
+    >>> from flowvae_tutorial.data import load
+    >>> data = load("rings")
+    >>> history = fit(build("gaussian", data), data, epochs=2)
+    >>> len(history.elbo), len(history.median)
+    (2, 2)
+"""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,4 +1,14 @@
-"""Mixtures of distributions over vectors."""
+"""Mixtures of distributions over vectors.
+
+Example:
+    >>> import torch
+    >>> from torch.distributions import Independent, Normal
+    >>> from flowvae_tutorial import Mixture
+    >>> five = Independent(Normal(torch.randn(5, 2), 0.1), 1)
+    >>> p = Mixture(five, logits=torch.zeros(5))
+    >>> p.log_prob(p.sample((10,))).shape
+    torch.Size([10])
+"""
 
 import math
 
@@ -6,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
 
-from .distributions import (
+from .contract import (
     Region,
     Shape,
     check_support,

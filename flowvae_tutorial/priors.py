@@ -94,8 +94,6 @@ class VampPrior(nn.Module):
         >>> prior = VampPrior(posterior, pseudo_inputs_from(torch.rand(100, 64), components=5))
         >>> prior().sample((10,)).shape
         torch.Size([10, 2])
-        >>> prior.pseudo_inputs.shape
-        torch.Size([5, 64])
     """
 
     logits: Tensor

@@ -1,4 +1,15 @@
-"""Monotone splines of one number, from unconstrained parameters."""
+"""Monotone splines of one number, from unconstrained parameters.
+
+Example:
+    >>> import torch
+    >>> from flowvae_tutorial.splines import BINS, rational_quadratic_spline, spline_knots
+    >>> corners, slopes = spline_knots(torch.randn(3 * BINS - 1, 10))  # ten splines
+    >>> u = torch.randn(10)
+    >>> z, log_slope = rational_quadratic_spline(u, corners, slopes)
+    >>> back, _ = rational_quadratic_spline(z, corners, slopes, inverse=True)
+    >>> torch.allclose(back, u, atol=1e-4)
+    True
+"""
 
 import torch
 from torch import Tensor

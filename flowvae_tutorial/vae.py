@@ -37,9 +37,8 @@ class VAE(nn.Module):
     - `posterior(x)` returns q(z | x) for x `(N, X)`: batch shape `(N,)`, event shape `(D,)`.
     - `likelihood(z)` returns p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`.
 
-    Each is a module that returns a `torch.distributions.Distribution`. Any object with that
-    call signature fits. A prior that works with modules of the other two names them in a tuple
-    `shares`. Kingma and Welling (2014).
+    Each is a module; any object with that call signature fits. A prior that works with modules of
+    the other two names them in a tuple `shares`. Kingma and Welling (2014).
 
     Example:
         >>> import torch
@@ -63,8 +62,7 @@ class VAE(nn.Module):
         """Put the three together.
 
         Raises:
-            InputError: they disagree about the latent size D or the data size X, have another
-                batch shape than above, or the prior mixes another posterior than this one.
+            InputError: they do not fit, or the prior mixes another posterior than this one.
         """
         super().__init__()
         self.prior = prior
@@ -126,17 +124,14 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def log_marginal(self, x: Tensor, num_samples: int = 5000) -> Tensor:
-        """Estimate log p(x) by importance sampling with q(z | x) (equation `eq-importance`).
+        """Estimate log p(x), `(N,)`, in nats, by importance sampling (equation `eq-importance`).
 
-        The estimate is never above log p(x) on average, and rises to it as `num_samples` grows
-        (Burda et al. 2016). Works in chunks: memory does not grow with `num_samples`.
+        Samples come from q(z | x). The estimate is never above log p(x) on average, and rises to
+        it as `num_samples` grows (Burda et al. 2016); memory does not grow: it works in chunks.
 
         Args:
             x: `(N, X)`.
             num_samples: S, posterior samples per example.
-
-        Returns:
-            `(N,)`, nats per example.
 
         Raises:
             InputError: as for `elbo`, or the estimate is NaN for an example.

@@ -20,13 +20,13 @@ from flowvae_tutorial import (
     StandardNormal,
     build,
     fit,
-    training,
 )
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.history import Validation
 from flowvae_tutorial.models import Sizes
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
 from flowvae_tutorial.storage.trained import Trained, load_trained, save_trained
+from flowvae_tutorial.training import loop as training
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ from flowvae_tutorial import (
     rsample_and_log_prob,
 )
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.flows import Conditioner
-from flowvae_tutorial.networks import mlp
+from flowvae_tutorial.networks import Conditioner, mlp
 from flowvae_tutorial.training import NotFinite
 from flowvae_tutorial.transforms import Coupling, ElementwiseAffine
 

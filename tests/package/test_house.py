@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "flowvae_tutorial"
 
 # From the bottom up; a module imports from those before it. A wing's own name is its `__init__`.
 ORDER = """
-errors networks transforms splines distributions mixtures flows priors posteriors likelihoods
+errors networks splines transforms contract distributions mixtures
+flows priors posteriors likelihoods
 refinement rewards vae evaluation comparison history
 storage storage.files storage.downloads storage.checkpoints
 data models plots
