@@ -86,8 +86,8 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     Example:
         >>> import torch
         >>> from flowvae_tutorial.networks import soft_clamp
-        >>> soft_clamp(torch.tensor([-1e6, -2.0, -1.0, 0.0, 1e6]), -3.0, 1.0)
-        tensor([-3.0000e+00, -1.9995e+00, -1.0000e+00, -4.8639e-04,  1.0000e+00])
+        >>> soft_clamp(torch.tensor([-1e6, -2.0, -1.0, 0.5, 1e6]), -3.0, 1.0)
+        tensor([-3.0000, -1.9995, -1.0000,  0.4822,  1.0000])
     """
     middle, half = (low + high) / 2, (high - low) / 2
     t = (x - middle) / half
