@@ -87,8 +87,8 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     Example:
         >>> import torch
         >>> from flowvae_tutorial.networks import soft_clamp
-        >>> soft_clamp(torch.tensor([-1e6, -1.0, 1e6]), -3.0, 1.0)
-        tensor([-3., -1.,  1.])
+        >>> soft_clamp(torch.tensor([-1e6, -2.0, -1.0, 0.5, 1e6]), -3.0, 1.0)
+        tensor([-3.0000, -1.9995, -1.0000,  0.4822,  1.0000])
     """
     middle, half = (low + high) / 2, (high - low) / 2
     t = (x - middle) / half
