@@ -1,6 +1,7 @@
 """Records hold to their schema, and an interval covers what it says it covers."""
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -14,11 +15,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+import solutions
+import trials
 from flowvae_tutorial import VAE, History, InputError, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import records
+from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import (
-    SCHEMA,
+    RUNS,
     Record,
     current_commit,
     interval,
@@ -30,6 +34,7 @@ from flowvae_tutorial.experiments.records import (
     table,
     write_record,
 )
+from flowvae_tutorial.experiments.refinement_records import REFINEMENTS
 from flowvae_tutorial.models import Sizes, default_sizes
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
@@ -57,6 +62,14 @@ def made() -> Record:
 @pytest.fixture
 def record(made: Record) -> Record:
     return copy.deepcopy(made)
+
+
+def sealed(record: Any, path: Path) -> Path:
+    """A file with the right checksum, worked out here, whatever is wrong with the record."""
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+    path.write_text(json.dumps(record | {"sha256": sha256}))
+    return path
 
 
 def refusal(record: Any, folder: Path) -> str:
@@ -109,20 +122,20 @@ def test_a_record_is_read_back_as_it_was_written(record: Record, tmp_path: Path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("key", SCHEMA["required"])
+@pytest.mark.parametrize("key", RUNS.schema["required"])
 def test_a_record_that_lacks_a_field_is_refused_by_its_name(
     record: Record, tmp_path: Path, key: str
 ) -> None:
     del record[key]
-    # Without these four the record has no name of a file, so it is read and not written.
-    (tmp_path / "some.json").write_text(json.dumps(record))
+    # Without some of these the record has no name of a file, so it is read and not written.
+    sealed(record, tmp_path / "some.json")
     with pytest.raises(InputError, match=f"'{key}' is a required") as error:
         read_records(tmp_path)
     assert "some.json" in str(error.value)
 
 
 def test_the_schema_has_the_fields_of_the_design() -> None:
-    assert set(SCHEMA["required"]) >= {
+    assert set(RUNS.schema["required"]) >= {
         "model", "data", "seed", "sizes", "epochs", "best_epoch", "num_samples", "num_test", "nll",
         "elbo", "reconstruction", "kl", "active_units", "seconds", "device", "torch", "commit",
         "date",
@@ -196,18 +209,23 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
         read_records(tmp_path, "digits")
 
 
-def test_every_committed_record_holds_to_the_schema_and_has_its_own_name() -> None:
-    # Those of refinement, trials and solutions have a form of their own, and a test.
-    others = {RESULTS / name for name in ("refinement", "trials", "solutions")}
-    files = [f for f in RESULTS.rglob("*") if f.is_file() and f.parent not in others]
-    records = [file for file in files if file.suffix == ".json"]
-    assert records or not files, "pictures without the records that they are drawn from"
-    for folder in {file.parent for file in records}:
-        names = {
-            f"{run_name(r['model'], r['data'], r['beta'], r['seed'])}.json"
-            for r in read_records(folder)
-        }
-        assert names == {file.name for file in folder.glob("*.json")}
+KINDS = {
+    "results": RUNS, "long": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
+    "solutions": solutions.KIND,
+}  # fmt: skip
+FILES = sorted(RESULTS.rglob("*.json"))
+
+
+def test_every_committed_record_is_read_by_its_name_and_has_its_checksum() -> None:
+    folders = {file.parent for file in FILES}
+    assert {folder.name for folder in folders} == set(KINDS)
+    for folder in folders:
+        found = find(KINDS[folder.name], folder)
+        assert list(found) == [file.stem for file in sorted(folder.glob("*.json"))]
+        for name, record in found.items():
+            # The rest of the record is in the file as it was written, and the sum after it.
+            said = json.loads((folder / f"{name}.json").read_bytes())
+            assert list(said)[-1] == "sha256" and list(said)[:-1] == list(record)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +242,7 @@ def test_the_commit_is_unknown_without_a_checkout_or_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flowvae_tutorial.experiments.records.__file__", str(tmp_path / "records.py")
+        "flowvae_tutorial.experiments.record_files.__file__", str(tmp_path / "records.py")
     )
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert current_commit() == "unknown"
@@ -252,9 +270,10 @@ def test_an_interval_needs_two_values() -> None:
 def runs(differences: Sequence[Sequence[float]], first_seed: int = 0) -> list[Record]:
     """What `paired_interval` needs of records: a row a seed."""
     return [
-        {"seed": seed, "nll": {"per_example": list(row)}}
+        {"model": "gaussian", "data": "rings", "beta": 1, "seed": seed, "num_samples": 20,
+         "nll": {"per_example": list(row)}}
         for seed, row in enumerate(differences, start=first_seed)
-    ]
+    ]  # fmt: skip
 
 
 def test_a_paired_interval_adds_the_variance_of_seeds_and_of_examples() -> None:

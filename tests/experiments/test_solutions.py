@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import solutions
+from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import read_records
 
 BOOK = Path(__file__).parents[2] / "book"
-FILES = (BOOK / "results" / "solutions").glob("*.json")
 RUNS: dict[str, list[dict[str, Any]]] = {
-    file.stem: json.loads(file.read_text())["runs"] for file in FILES
+    name: record["runs"]
+    for name, record in find(solutions.KIND, BOOK / "results" / "solutions").items()
 }
 
 

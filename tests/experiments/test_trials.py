@@ -13,12 +13,12 @@ from torch.distributions import Normal
 import trials
 from flowvae_tutorial import VAE, build
 from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.models import DIGITS
 
 BOOK = Path(__file__).parents[2] / "book"
-FILES = sorted((BOOK / "results" / "trials").glob("*.json"))
-RECORDS = {file.stem: json.loads(file.read_text()) for file in FILES}
+RECORDS = find(trials.KIND, BOOK / "results" / "trials")
 
 
 @pytest.fixture
