@@ -31,7 +31,7 @@ TEXT: Form = {"type": "string"}
 OBJECT: Form = {"type": "object"}
 NUMBER: Form = {"type": "number"}
 NUMBERS: Form = {"type": "array", "items": NUMBER}
-COUNT: Form = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+COUNT: Form = {"type": "integer", "minimum": 0}
 POSITIVE: Form = COUNT | {"minimum": 1}
 
 
@@ -191,11 +191,14 @@ def _validator() -> Any:
     import jsonschema
 
     standard = jsonschema.Draft202012Validator
+    is_type = standard.TYPE_CHECKER.is_type
 
     def is_number(_: Any, value: Any) -> bool:
         """JSON has no NaN and no end of digits; a table has neither the one nor the other."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max
+        return bool(is_type(value, "number")) and abs(value) <= sys.float_info.max
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return bool(is_type(value, "integer")) and abs(value) < 2**63
 
     def items(validator: Any, each: Any, instance: Any, schema: Any) -> Any:
         """Most of a record is numbers, and the general way takes seconds for a folder."""
@@ -203,5 +206,5 @@ def _validator() -> Any:
         if not (numbers and all(is_number(None, value) for value in instance)):
             yield from standard.VALIDATORS["items"](validator, each, instance, schema)
 
-    types = standard.TYPE_CHECKER.redefine("number", is_number)
+    types = standard.TYPE_CHECKER.redefine_many({"number": is_number, "integer": is_integer})
     return jsonschema.validators.extend(standard, {"items": items}, type_checker=types)

@@ -205,5 +205,10 @@ def read_records(folder: Path, data: str | None = None) -> list[Record]:
 
     Raises:
         InputError: there is none, or one is damaged, of another form or not what its name says.
+
+    Example:
+        >>> from flowvae_tutorial.experiments.records import book_results, read_records
+        >>> {run["num_samples"] for run in read_records(book_results(), "digits")}
+        {5000}
     """
     return list(files.find(RUNS, folder, data).values())

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import trials
 from flowvae_tutorial import VAE, History, InputError, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import records
-from flowvae_tutorial.experiments.record_files import find
+from flowvae_tutorial.experiments.record_files import LARGEST, Kind, find, read
 from flowvae_tutorial.experiments.records import (
     RUNS,
     Record,
@@ -250,6 +251,198 @@ def test_the_commit_is_unknown_without_a_checkout_or_without_git(
     assert current_commit() == "unknown"
 
 
+# --- records that were changed, copied or made up ---------------------------------------------
+
+
+def unread(folder: Path, kind: Kind = RUNS) -> str:
+    """Why the records of a folder are refused: one line that can be printed anywhere."""
+    with pytest.raises(InputError) as error:
+        find(kind, folder)
+    assert "\n" not in str(error.value)
+    str(error.value).encode()
+    return str(error.value)
+
+
+def test_no_bit_of_a_record_flips_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "digits-gaussian-seed0.json"
+    content = (RESULTS / path.name).read_bytes()
+    random = np.random.default_rng(0)
+    for flip in random.integers(8 * len(content), size=300).tolist():
+        flipped = bytearray(content)
+        flipped[flip // 8] ^= 1 << flip % 8
+        path.write_bytes(flipped)
+        assert f"{path} is damaged" in unread(tmp_path), flip
+    path.write_bytes(content)
+    assert len(read_records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("sha256", [None, "", "0" * 64, 7, "upper"])
+def test_a_record_without_its_own_checksum_is_refused(
+    record: Record, tmp_path: Path, sha256: object
+) -> None:
+    path = write_record(record, tmp_path)
+    said = json.loads(path.read_text())
+    if sha256 == "upper":
+        sha256 = said["sha256"].upper()
+    path.write_text(json.dumps(said | {"sha256": sha256} if sha256 is not None else record))
+    assert f"{path} is damaged (its checksum" in unread(tmp_path)
+
+
+def test_the_checksum_is_of_the_content_and_not_of_its_layout(
+    record: Record, tmp_path: Path
+) -> None:
+    path = write_record(record, tmp_path)
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(said.items())), indent=3).replace("\n", "\r\n"))
+    assert read_records(tmp_path) == [record]
+
+
+def contradict(record: Record, place: str) -> None:
+    nll = record["nll"]
+    match place:
+        case "nll/mean" | "nll/standard_error":
+            nll[place.removeprefix("nll/")] += 0.01
+        case "num_test":
+            record[place] += 1
+        case "best_epoch":
+            record[place] = 3
+        case "epochs":
+            record[place] = 3
+        case "fewer examples":
+            # Mean and standard error follow: the number alone is wrong.
+            nll["per_example"].pop()
+            nll["mean"] = float(np.mean(nll["per_example"]))
+            nll["standard_error"] = float(stats.sem(nll["per_example"]))
+        case _:
+            record["history"][place.removeprefix("history/")].append(1.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [("nll/mean", "nll/mean"), ("nll/standard_error", "nll/standard_error"),
+     ("num_test", "num_test: 31"), ("fewer examples", "num_test: 30, but nll has 29"),
+     ("best_epoch", "best_epoch: 3 of 2"), ("epochs", "history/loss: 2 entries for 3"),
+     ("history/loss", "history/loss"), ("history/reconstruction", "history/reconstruction"),
+     ("history/kl", "history/kl: 3 entries for 2 epochs")],
+)  # fmt: skip
+def test_a_record_that_contradicts_itself_is_neither_written_nor_read(
+    record: Record, tmp_path: Path, place: str, named: str
+) -> None:
+    contradict(record, place)
+    assert f"this record contradicts itself at {named}" in refusal(record, tmp_path)
+    path = sealed(record, tmp_path / "rings-gaussian-seed7.json")
+    assert f"{path} contradicts itself at {named}" in unread(tmp_path)
+
+
+def test_a_summary_may_be_rounded_and_of_single_precision(record: Record, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 1e6):
+        values = (100 + scale * random.normal(size=10_000)).astype(np.float32)
+        record["num_test"] = len(values)
+        record["nll"] = {
+            "mean": round(float(values.mean()), 4),
+            "standard_error": round(float(values.std(ddof=1) / np.float32(100)), 4),
+            "per_example": [round(value, 3) for value in values.tolist()],
+        }
+        write_record(record, tmp_path)
+
+
+def test_a_copied_record_is_no_second_run(record: Record, tmp_path: Path) -> None:
+    path = write_record(record, tmp_path)
+    copied = path.with_name("rings-gaussian-seed8.json")
+    copied.write_bytes(path.read_bytes())
+    assert f"{copied} holds the record 'rings-gaussian-seed7'" in unread(tmp_path)
+    # Whatever data set its name claims, and whichever is asked for.
+    copied.replace(path.with_name("digits-gaussian-seed7.json"))
+    with pytest.raises(InputError, match=r"digits-gaussian-seed7\.json holds the record 'rings"):
+        read_records(tmp_path, "digits")
+
+
+@pytest.mark.parametrize("kind", ["refinement", "trials"])
+def test_a_copy_is_refused_of_whatever_kind(tmp_path: Path, kind: str) -> None:
+    file = next(file for file in FILES if file.parent.name == kind)
+    copied = tmp_path / "another.json"
+    copied.write_bytes(file.read_bytes())
+    assert f"{copied} holds the record {file.stem!r}" in unread(tmp_path, KINDS[kind])
+
+
+def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for file in FILES:
+        for kind in {id(kind): kind for kind in KINDS.values()}.values():
+            if kind is not KINDS[file.parent.name] and file in (FILES[0], *FILES[-40::3]):
+                with pytest.raises(InputError, match="breaks the schema"):
+                    read(kind, file)
+
+
+def test_a_record_has_room_for_the_control_of_its_budget(record: Record, tmp_path: Path) -> None:
+    write_record(record | {"budget_control": {"epochs": [100, 200]}}, tmp_path / "room")
+    (tmp_path / "none").mkdir()
+    assert "at budget_control:" in refusal(record | {"budget_control": 3}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("place", ["elbo", "seed", "epochs", "num_samples", "nll"])
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_without_end_is_one_line(
+    record: Record, tmp_path: Path, place: str, digits: int
+) -> None:
+    path = tmp_path / "rings-gaussian-seed7.json"
+    if place == "nll":
+        record["nll"]["per_example"][4] = 10**400
+    else:
+        record[place] = 10**400
+    text = sealed(record, path).read_text()
+    path.write_text(text.replace("0" * 400, "0" * digits))
+    assert str(path) in unread(tmp_path)
+    path.write_text(text.replace("0" * 400, "0.5e400"))
+    assert str(path) in unread(tmp_path)
+
+
+@pytest.mark.parametrize("depth", [100, 450, 900, 960, 5000])
+@pytest.mark.parametrize("key", ["model", "settings", "nll"])
+def test_brackets_without_end_are_one_line(
+    record: Record, tmp_path: Path, key: str, depth: int
+) -> None:
+    path = tmp_path / "rings-gaussian-seed7.json"
+    nested = "[" * depth + "]" * depth
+    text = json.dumps(record | {key: "HERE"}, sort_keys=True, separators=(",", ":"))
+    text = text.replace('"HERE"', nested)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(f'{text[:-1]},"sha256":"{sha256}"}}')
+    assert str(path) in unread(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model", "data", "device", "likes"])
+def test_half_a_character_is_one_line(record: Record, tmp_path: Path, key: str) -> None:
+    text = json.dumps(record | {key: "\ud800"}, sort_keys=True, separators=(",", ":"))
+    for canonical in (text, text.replace("\\ud800", "\ud800")):
+        sha256 = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+        path = tmp_path / "rings-gaussian-seed7.json"
+        path.write_text(f'{text[:-1]},"sha256":"{sha256}"}}')
+        assert f"{path} is damaged" in unread(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", ["fifo", "folder", "nowhere", "zeros", "sparse", "long"])
+def test_what_is_no_file_of_reasonable_size_is_not_opened(
+    record: Record, tmp_path: Path, what: str
+) -> None:
+    write_record(record, tmp_path)
+    path = tmp_path / "some.json"
+    match what:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "nowhere":
+            path.symlink_to(tmp_path / "nowhere")
+        case "zeros":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.touch()
+            os.truncate(path, 100 * 2**30 if what == "sparse" else LARGEST + 1)
+    assert f"{path} is no record: that is a file of at most 64 MiB" in unread(tmp_path)
+
+
 # --- intervals --------------------------------------------------------------------------------
 
 
@@ -327,6 +520,25 @@ def test_runs_that_are_not_paired_are_refused() -> None:
         paired_interval(runs(rows[:1]), runs(rows[:1]))
 
 
+def test_seeds_given_twice_are_not_paired() -> None:
+    rows = [[1.0, 2.0], [3.0, 5.0]]
+    with pytest.raises(InputError, match=r"seeds \[0, 0, 1, 1\] against"):
+        paired_interval(2 * runs(rows), 2 * runs(rows))
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2, 3])
+def test_runs_of_different_numbers_of_samples_are_not_paired(odd: int) -> None:
+    rows = [[1.0, 2.0], [3.0, 5.0]]
+    both = [*runs(rows), *runs(rows)]
+    for record in both[2:]:
+        record["model"] = "mixture"
+    both[odd]["num_samples"] = 1
+    with pytest.raises(InputError, match=r"has S = (1|20) and \S+ has S = (1|20)") as error:
+        paired_interval(both[:2], both[2:])
+    model = "gaussian" if odd < 2 else "mixture"
+    assert f"rings-{model}-seed{odd % 2} has S = 1" in str(error.value)
+
+
 # --- tables -----------------------------------------------------------------------------------
 
 
@@ -383,6 +595,22 @@ def test_the_paired_table_compares_models_of_one_data_set_at_beta_1(record: Reco
 def test_the_paired_table_compares_nothing_from_one_seed(record: Record) -> None:
     records = [of_run(record, model, 0, [1, 2]) for model in ("gaussian", "mixture")]
     assert len(paired_table(records).splitlines()) == 2
+
+
+def test_the_tables_refuse_runs_of_different_numbers_of_samples(record: Record) -> None:
+    mixed = [of_run(record, "gaussian", seed, [1, 2], num_samples=1 + seed) for seed in (0, 1)]
+    said = "rings-gaussian-seed0 has S = 1 and rings-gaussian-seed1 has S = 2: evaluate both"
+    with pytest.raises(InputError, match=said):
+        table(mixed)
+    # A line has one S, and another line may have another; a pair has one.
+    pair = [
+        of_run(record, model, seed, [1, 2], num_samples=samples)
+        for model, samples in (("gaussian", 1), ("mixture", 5000))
+        for seed in (0, 1)
+    ]
+    assert len(table(pair).splitlines()) == 4
+    with pytest.raises(InputError, match=r"gaussian-seed1 has S = 1 and rings-mixture-seed1 has"):
+        paired_table(pair)
 
 
 # --- a long evaluation, in parts --------------------------------------------------------------
