@@ -20,7 +20,7 @@ from ..training.loop import NotFinite
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
-from .record_files import run_name
+from .record_files import run_name, write
 from .records import (
     book_results,
     current_commit,
@@ -30,11 +30,11 @@ from .records import (
     write_record,
 )
 from .refinement_records import (
+    REFINEMENTS,
     fit_classifier,
     measure_refinement,
     read_refinements,
     refinement_table,
-    write_refinement,
 )
 from .runs import (
     FIRST_STAGE_FILE,
@@ -283,7 +283,7 @@ def refine(
                 model, trained.vae, dataset, classifier, seed=seed, epochs=len(history.loss),
                 best_epoch=history.best_epoch, commit=commit,
             )  # fmt: skip
-        write_refinement(record, results)
+        write(REFINEMENTS, record, results)
     typer.echo(refinement_table(read_refinements(results, data)))
 
 

@@ -86,15 +86,7 @@ def train_run(
 def record_of(
     trained: Trained, data: Data, *, num_samples: int, commit: str, partial: Path | None = None
 ) -> Record:
-    """Evaluate a trained model on the test set of its data.
-
-    Args:
-        trained: the model.
-        data: what it was trained on.
-        num_samples: S of the importance-sampled NLL.
-        commit: of the code.
-        partial: a file that keeps what a stopped evaluation has done so far.
-    """
+    """Evaluate a trained model on the test set of its data; the rest is as `make_record` has it."""
     _, sizes = resolve(trained.model, data)
     return make_record(
         trained.model, trained.vae, data, sizes, trained.history,

@@ -20,8 +20,9 @@ data models plots
 storage.weights storage.trained
 training.progress training.ranks training.loop training
 pretrained
-experiments experiments.record_files experiments.records experiments.refinement_records
-experiments.runs experiments.jobs experiments.pictures experiments.commands
+experiments experiments.record_files experiments.tables experiments.records
+experiments.refinement_records experiments.runs experiments.jobs experiments.pictures
+experiments.commands
 notebook.numbers notebook.sliders notebook notebook.panel
 exercises
 """.split()
