@@ -74,8 +74,8 @@ clean:  ## remove what was built; .venv stays
 
 # -qq: pip's warnings are long and ask for nothing; errors still show.
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or \
-		sys.exit("Python 3.11, 3.12 or 3.13 is needed and this is %d.%d: name one with make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or \
+		sys.exit("Python 3.11 or later is needed and this is %d.%d: name one with make PYTHON=python3.13" % v)'
 	@echo "Installing into .venv: a minute or two, once."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt

@@ -1,5 +1,6 @@
 """What is installed: pins agree with ranges, wheel and sdist hold the package, it imports fast."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -8,11 +9,13 @@ import tarfile
 import tomllib
 from email.parser import Parser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +43,13 @@ def disagreements(pinned: dict[str, str], ranges: list[str]) -> list[str]:
     ]
 
 
+def project() -> dict[str, Any]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
 def runtime_ranges() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return list(project["dependencies"])
+    return list(project()["dependencies"])
 
 
 def test_every_runtime_dependency_is_pinned_within_its_range() -> None:
@@ -60,6 +67,41 @@ def test_no_runtime_range_has_an_upper_bound() -> None:
 
 def test_requirements_name_no_cuda_package() -> None:
     assert [name for name in pins() if re.search(r"cuda|nvidia|cudnn|triton", name)] == []
+
+
+def promised_pythons() -> list[str]:
+    """The versions that continuous integration runs the tests with."""
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    return list(yaml.safe_load(workflow)["jobs"]["test"]["strategy"]["matrix"]["python"])
+
+
+def test_the_pythons_that_are_promised_are_those_that_are_tested() -> None:
+    first, *_, last = promised_pythons()
+    about = project()
+    assert SpecifierSet(about["requires-python"]) == SpecifierSet(f">={first}")
+    prefix = "Programming Language :: Python :: 3."
+    minors = [c.removeprefix(prefix) for c in about["classifiers"] if c.startswith(prefix)]
+    assert [f"3.{minor}" for minor in minors] == promised_pythons()
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"Python {first} or later (tested to {last})" in text, name
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert f"for Python {first} to {last}." in requirements.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [((3, 10), False), ((3, 11), True), ((3, 14), True), ((3, 99), True), ((4, 0), True)],
+)
+def test_make_refuses_a_python_that_is_too_old_and_none_that_is_new(
+    version: tuple[int, int], accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [check] = re.findall(r"\$\(PYTHON\) -c '(import sys; .*?)'", makefile, re.DOTALL)
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    refusal = contextlib.nullcontext() if accepted else pytest.raises(SystemExit, match=r"3\.11")
+    with refusal:
+        exec(check.replace("\\\n", ""), {})
 
 
 # What lies about in a folder that somebody works in.
