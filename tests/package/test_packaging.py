@@ -17,13 +17,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 
 
-def pins() -> dict[str, str]:
-    """Name and version of each line of requirements.txt; a line that is no exact pin fails."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+def pins(file: str = "requirements.txt") -> dict[str, str]:
+    """Name and version of each line of the file; a line that is no exact pin fails."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = {}
     for line in filter(None, (line.split("#")[0].strip() for line in lines)):
         requirement = Requirement(line)
@@ -57,7 +58,7 @@ def test_every_runtime_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_a_pin_outside_its_range_is_refused() -> None:
-    assert disagreements({"torch": "2.3.1"}, ["torch>=2.4", "numpy"]) == ["torch>=2.4", "numpy"]
+    assert disagreements({"torch": "2.5.1"}, ["torch>=2.6", "numpy"]) == ["torch>=2.6", "numpy"]
 
 
 def test_no_runtime_range_has_an_upper_bound() -> None:
@@ -67,6 +68,41 @@ def test_no_runtime_range_has_an_upper_bound() -> None:
 
 def test_requirements_name_no_cuda_package() -> None:
     assert [name for name in pins() if re.search(r"cuda|nvidia|cudnn|triton", name)] == []
+
+
+def floors(ranges: list[str]) -> dict[str, Version]:
+    """The oldest version that each range allows; a range without a floor fails."""
+    found = {}
+    for requirement in map(Requirement, ranges):
+        (specifier,) = requirement.specifier
+        assert specifier.operator == ">=", requirement
+        found[canonicalize_name(requirement.name)] = Version(specifier.version)
+    return found
+
+
+def test_the_oldest_versions_that_are_allowed_are_those_that_are_tested() -> None:
+    oldest, newest, allowed = pins("requirements-oldest.txt"), pins(), floors(runtime_ranges())
+    assert {name: Version(oldest[name]) for name in allowed} == allowed
+    # What runs the tests is the same.
+    tools = oldest.keys() & newest.keys() - allowed.keys()
+    assert "pytest" in tools
+    assert {name: oldest[name] for name in tools} == {name: newest[name] for name in tools}
+
+
+@pytest.mark.parametrize("text", ["numpy", "numpy>1.26", "numpy>=1.26,!=2.0.0"])
+def test_a_range_whose_oldest_version_is_not_said_is_refused(text: str) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        floors([text])
+
+
+def test_continuous_integration_tests_the_oldest_versions_on_the_oldest_python() -> None:
+    oldest, *_ = promised_pythons()
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(workflow)["jobs"]["oldest"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make test-oldest"]
+    assert [s["with"]["python-version"] for s in steps if "python" in s.get("uses", "")] == [oldest]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"The oldest versions need Python {oldest} and" in makefile
 
 
 def promised_pythons() -> list[str]:
@@ -97,7 +133,7 @@ def test_make_refuses_a_python_that_is_too_old_and_none_that_is_new(
     version: tuple[int, int], accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    [check] = re.findall(r"\$\(PYTHON\) -c '(import sys; .*?)'", makefile, re.DOTALL)
+    [check] = re.findall(r"\$\(PYTHON\) -c '(import sys; [^']*>=[^']*)'", makefile)
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     refusal = contextlib.nullcontext() if accepted else pytest.raises(SystemExit, match=r"3\.11")
     with refusal:
@@ -220,8 +256,8 @@ def test_slow_imports_wait_until_they_are_needed() -> None:
 
 
 def test_the_readme_names_commands_that_exist() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    named = re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert {"book", "test"} <= set(named) & set(targets)
     assert set(named) <= set(targets)
 
