@@ -466,8 +466,10 @@ def killed_reproduce(folder: Path, tries: int, seed: int, start_method: str) -> 
     Begins anew where it has ended before it could be killed. Commands are forked from a process
     that never computes, so that nothing of torch's is forked amid work.
     """
-    # Imported by the first training step otherwise, in each process anew and for seconds.
-    importlib.import_module("torch._dynamo")
+    # Imported by the first training step and the first record otherwise, in each process anew and
+    # for seconds.
+    for name in ("torch._dynamo", "jsonschema"):
+        importlib.import_module(name)
 
     def start(line: str) -> int:
         pid = os.fork()
