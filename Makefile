@@ -28,13 +28,13 @@ serve: book  ## build the web book and serve it on localhost
 	@echo "http://localhost:$(PORT)/ (Ctrl-C to stop)"
 	@$(BIN)/python -m http.server $(PORT) --bind localhost --directory _build/html
 
-# The quickest to fail goes first. -rs says what was skipped: the browser tests need a Chromium.
-test: $(READY)  ## lint, build the book, test package and pages, re-execute every chapter
-	$(MAKE) lint
-	$(MAKE) book
-	BOOK_REQUIRED=1 $(BIN)/pytest tests -n 2 -rs
-	$(BIN)/pytest book --nbval --nbval-current-env --nbval-sanitize-with book/nbval_sanitize.cfg \
-		-n 2 --dist loadscope
+# One run over all, a file a worker, so that what a file builds is built once. What takes minutes goes
+# first, so that both workers end together. -rs says what was skipped: the browser tests need a Chromium.
+test: $(READY)  ## lint, build the book, re-execute every chapter, test package and pages
+	$(MAKE) -j 2 lint book
+	BOOK_REQUIRED=1 $(BIN)/pytest book tests/site tests/course tests/experiments tests/book tests/package \
+		--nbval --nbval-current-env --nbval-sanitize-with book/nbval_sanitize.cfg \
+		-n 2 --dist loadscope --no-loadscope-reorder -rs
 
 colab: wheel  ## run every chapter as Colab does: stock packages, the wheel, an empty folder
 	$(BIN)/pytest tests/book/test_colab.py -m colab -n 2

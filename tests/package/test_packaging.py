@@ -262,6 +262,15 @@ def test_the_readme_names_commands_that_exist() -> None:
     assert set(named) <= set(targets)
 
 
+def test_make_test_leaves_out_no_folder_of_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    [command] = re.findall(r"^\tBOOK_REQUIRED=1 .*/pytest (.*)$", makefile, re.MULTILINE)
+    named = [word for word in command.split() if (ROOT / word).is_dir()]
+    folders = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert sorted(named) == ["book", *sorted(folders - {"tests/benchmarks"})]
+    assert list((ROOT / "tests").glob("test_*.py")) == []
+
+
 def test_continuous_integration_runs_the_tests_and_the_replay_in_colab() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.findall(r"\bmake\b.*", script) == ["make test", "make colab"]
