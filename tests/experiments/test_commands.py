@@ -94,9 +94,8 @@ def mistake(outcome: Outcome, code: int = 2) -> str:
     """The one line of a refused command; the bar of a run that had begun may stand before it."""
     assert outcome.code == code
     assert "Traceback" not in outcome.out + outcome.err
-    # A slow epoch is counted in seconds an epoch.
-    bars = "epoch/s", "s/epoch"
-    lines = [line for line in outcome.err.splitlines() if not any(bar in line for bar in bars)]
+    # The bar of a slow machine counts seconds an epoch.
+    lines = [line for line in outcome.err.splitlines() if not re.search("epoch/s|s/epoch", line)]
     assert len([line for line in lines if line.strip()]) == 1, outcome.err
     assert lines[-1].startswith("error: ")
     return lines[-1]
@@ -468,8 +467,10 @@ def killed_reproduce(folder: Path, tries: int, seed: int, start_method: str) -> 
     Begins anew where it has ended before it could be killed. Commands are forked from a process
     that never computes, so that nothing of torch's is forked amid work.
     """
-    # Imported by the first training step otherwise, in each process anew and for seconds.
-    importlib.import_module("torch._dynamo")
+    # Imported by the first training step and the first record otherwise, in each process anew and
+    # for seconds.
+    for name in ("torch._dynamo", "jsonschema"):
+        importlib.import_module(name)
 
     def start(line: str) -> int:
         pid = os.fork()
