@@ -40,20 +40,11 @@ class Sizes(NamedTuple):
 DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
 RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
-MNIST = Sizes(
-    latent=40,
-    hidden=(300, 300),
-    components=500,
-    pseudo_inputs=500,
-    flow_hidden=(256, 256),
-)
+MNIST = Sizes(40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256))
 
 
 def default_sizes(data: Data) -> Sizes:
-    """The sizes that the book uses: `RINGS` for points, `DIGITS` for images of 8 by 8 pixels.
-
-    Images of any other shape get `MNIST`, chosen for 28 by 28.
-    """
+    """`RINGS` for points, `DIGITS` for 8 by 8 pixels, `MNIST`, made for 28 by 28, for the rest."""
     if data.image_shape is None:
         return RINGS
     return DIGITS if data.image_shape == (8, 8) else MNIST
@@ -79,31 +70,25 @@ def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     return GaussianPosterior(mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data)))
 
 
-def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
-    """p(x | z), of the kind that the data call for."""
-    return _likelihood(
-        data, mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
-    )
-
-
-def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLikelihood:
+def likelihood(
+    data: Data, sizes: Sizes, net: nn.Module | None = None
+) -> BernoulliLikelihood | GaussianLikelihood:
+    """p(x | z), of the kind that the data call for; `net` in place of a plain decoder."""
+    if net is None:
+        net = mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
     if data.likelihood == "bernoulli":
         return BernoulliLikelihood(net)
     return GaussianLikelihood(net, data.features)
 
 
 def _gaussian(data: Data, sizes: Sizes) -> VAE:
-    return VAE(
-        StandardNormal(sizes.latent), gaussian_posterior(data, sizes), likelihood(data, sizes)
-    )
+    prior = StandardNormal(sizes.latent)
+    return VAE(prior, gaussian_posterior(data, sizes), likelihood(data, sizes))
 
 
 def _mixture(data: Data, sizes: Sizes) -> VAE:
-    return VAE(
-        GaussianMixture(sizes.latent, sizes.components),
-        gaussian_posterior(data, sizes),
-        likelihood(data, sizes),
-    )
+    prior = GaussianMixture(sizes.latent, sizes.components)
+    return VAE(prior, gaussian_posterior(data, sizes), likelihood(data, sizes))
 
 
 def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
@@ -138,7 +123,7 @@ def _hierarchy(data: Data, sizes: Sizes, top: Callable[[HierarchicalPosterior], 
     conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
     decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
     prior = HierarchicalPrior(top(posterior), conditional)
-    return VAE(prior, posterior, _likelihood(data, decoder))
+    return VAE(prior, posterior, likelihood(data, sizes, decoder))
 
 
 def _hvae(data: Data, sizes: Sizes) -> VAE:
@@ -168,14 +153,10 @@ def _flow_prior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
     return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
 
 
-def _flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> VAE:
+def _flow_posterior(kind: Kind, data: Data, sizes: Sizes, both: bool = False) -> VAE:
     posterior = flow_posterior(data, sizes, kind)
-    return VAE(StandardNormal(sizes.latent), posterior, likelihood(data, sizes))
-
-
-def _flow_both(kind: Kind, data: Data, sizes: Sizes) -> VAE:
-    posterior = flow_posterior(data, sizes, kind)
-    return VAE(coupling_flow(sizes, kind), posterior, likelihood(data, sizes))
+    prior = coupling_flow(sizes, kind) if both else StandardNormal(sizes.latent)
+    return VAE(prior, posterior, likelihood(data, sizes))
 
 
 def _vampprior_flow_posterior(data: Data, sizes: Sizes) -> VAE:
@@ -199,12 +180,10 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "hierarchical-flow-prior": _hierarchical_flow_prior,
     "flow-posterior": partial(_flow_posterior, "affine"),
     "spline-flow-posterior": partial(_flow_posterior, "spline"),
-    "flow-both": partial(_flow_both, "affine"),
-    "spline-flow-both": partial(_flow_both, "spline"),
+    "flow-both": partial(_flow_posterior, "affine", both=True),
+    "spline-flow-both": partial(_flow_posterior, "spline", both=True),
     "vampprior-flow-posterior": _vampprior_flow_posterior,
 }
-
-
 BOOK_MODELS = list(MODELS)
 # Models that take posterior and likelihood from another, trained before them and then held.
 FIRST_STAGE = {"two-stage-flow-prior": "gaussian"}
@@ -257,10 +236,15 @@ def build(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
         torch.Size([10, 2])
     """
     model, named = resolve(name, data)
-    return MODELS[model](data, sizes or named).to(data.train.device)
+    sizes = sizes or named
+    vae = MODELS[model](data, sizes).to(data.train.device)
+    vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
+    return vae
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:
     """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
     held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    return VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both = VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both.built_from = vae.built_from
+    return both

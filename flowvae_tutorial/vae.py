@@ -1,7 +1,7 @@
 """The one model class of the book: a VAE is a prior, a posterior and a likelihood."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class VAE(nn.Module):
         >>> vae.sample(3).shape
         torch.Size([3, 64])
     """
+
+    built_from: dict[str, Any] | None = None
+    """What `build` made it from, which a file of its weights holds; None for one made by hand."""
 
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
         """Put the three together.

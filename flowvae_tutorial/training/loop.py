@@ -96,6 +96,8 @@ def fit(
             f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
             f"beta={beta}, warmup={warmup}"
         )
+    if not isinstance(data, Data):
+        raise InputError(f"fit trains on a Data, got {type(data).__name__}: own_data(x) makes one")
     if len(data.train) == 0 or len(data.validation) == 0:
         raise InputError(f"data set {data.name!r} is empty: nothing to train or validate on")
     if isinstance(device, str):
@@ -114,6 +116,7 @@ def fit(
         "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
         "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
+        "checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
@@ -162,6 +165,7 @@ def fit(
                 state = {
                     "run": run, "epochs": epochs, "history": asdict(history), "best": best,
                     "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                    "built_from": vae.built_from,
                 }  # fmt: skip
                 save_checkpoint(checkpoint, state)
             bar.update()
@@ -183,7 +187,12 @@ def _look_at(vae: VAE, data: Data) -> None:
     """Refuse data of the wrong form or values before the first step, which may not look at them."""
     vae._check(data.validation)
     with torch.random.fork_rng(devices=[]):
-        vae._check(data.batch(data.train))
+        try:
+            x = data.batch(data.train)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"data.batch does not take the training images: {reason}") from error
+        vae._check(x)
 
 
 def _train_epoch(

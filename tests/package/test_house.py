@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "flowvae_tutorial"
 ORDER = """
 errors networks transforms distributions flows priors posteriors likelihoods refinement vae
 evaluation storage storage.files storage.downloads storage.checkpoints data models plots
-storage.weights storage.trained training.progress training.ranks training.loop training pretrained
+storage.weights storage.trained storage.own_data training.progress training.ranks training.loop
+training pretrained
 experiments experiments.record_files experiments.records experiments.refinement_records
 experiments.runs experiments.jobs experiments.pictures experiments.commands
 notebook.numbers notebook.sliders notebook notebook.panel
