@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..data import Data
 from ..errors import InputError
 from ..storage.files import write_whole
 
@@ -42,6 +43,30 @@ def run_name(model: str, data: str, beta: float, seed: int) -> str:
     return f"{data}-{model}{'' if beta == 1 else f'-beta{beta:g}'}-seed{seed}"
 
 
+def is_on_record(folder: Path, model: str, data: Data, beta: float, seed: int) -> bool:
+    """Whether a folder has the record of this run.
+
+    Raises:
+        InputError: it has one of other data of your own that have the same name.
+    """
+    path = folder / f"{run_name(model, data.name, beta, seed)}.json"
+    if not path.exists():
+        return False
+    if data.checksum and _read(path).get("data_checksum") != data.checksum:
+        raise InputError(
+            f"{path} is of other data that were called {data.name!r}, too: rename the file of one, "
+            "or take another folder"
+        )
+    return True
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
+
+
 def write_valid(record: Record, path: Path) -> Path:
     """Write a valid record, whole or not at all."""
     return write_whole(path, (json.dumps(record) + "\n").encode())
@@ -57,10 +82,7 @@ def read_valid(
     """
     records = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
+        record = _read(path)
         # Long records of other data sets are not worth the wait.
         if data is None or not isinstance(record, dict) or record.get("data", data) == data:
             validate(record, str(path))

@@ -102,7 +102,7 @@ def load_checkpoint_of(run: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     state = load_checkpoint(path)
     # One of an earlier version has no checksum, and neither have the book's data.
-    other = {"checksum": ""} | (state["run"] if isinstance(state["run"], dict) else {})
+    other = {"data_checksum": ""} | (state["run"] if isinstance(state["run"], dict) else {})
     differs = [name for name in run if other.get(name) != run[name]]
     if differs:
         raise InputError(

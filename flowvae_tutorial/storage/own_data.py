@@ -33,8 +33,9 @@ def own_data(
 ) -> Data:
     """Your own pictures or points, split, looked at, and ready for `build` and `fit`.
 
-    Pixels end as single precision in [0, 1]. Bytes are divided by 255, unless all of them are 0
-    or 1; so are not whole numbers of another type, nor floating-point numbers.
+    Pixels end in single precision and in [0, 1]. Bytes are divided by 255, unless all of them are
+    0 or 1. Nothing else is scaled: floating-point pixels lie in [0, 1] already, and whole numbers
+    of another type are 0 or 1.
 
     Args:
         x: pictures `(N, H, W)` or `(N, 1, H, W)`, or rows `(N, X)`.
@@ -65,9 +66,10 @@ def own_data(
             f"{name!r} cannot be the name of your data: take one that is no path and none of "
             f"{', '.join(DATA_SETS)}"
         )
-    given = {"train": x, "validation": validation, "test": test}
-    shares = {part: s for part, s in given.items() if isinstance(s, int | float)}
-    found = {part: _tensor(part, s) for part, s in given.items() if part not in shares}
+    held = {"validation": validation, "test": test}
+    shares = {part: s for part, s in held.items() if isinstance(s, int | float)}
+    given = {"train": x} | {part: s for part, s in held.items() if part not in shares}
+    found = {part: _tensor(part, each) for part, each in given.items()}
     shapes = {part: _image_shape(part, each) for part, each in found.items()}
     if len(set(shapes.values())) > 1:
         raise InputError(f"the parts have pictures of different shapes: {shapes}")
@@ -125,17 +127,20 @@ def _image_shape(part: str, x: Tensor) -> tuple[int, int] | None:
 
 
 def _scaled(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In single precision; bytes in [0, 1]."""
+    """Copies in single precision; bytes in [0, 1]."""
     whole = {part: x for part, x in parts.items() if not x.is_floating_point()}
     if all(((x == 0) | (x == 1)).all() for x in whole.values()):
-        return {part: x.float() for part, x in parts.items()}
+        return {part: x.to(torch.float32, copy=True) for part, x in parts.items()}
     for part, x in whole.items():
         if x.dtype != torch.uint8:
             raise InputError(
                 f"{part} holds whole numbers, {x.dtype}, from {x.min()} to {x.max()}: scale them "
                 "to [0, 1], x / 255 for pictures of 8 bits"
             )
-    return {part: x.float() / 255 if part in whole else x.float() for part, x in parts.items()}
+    return {
+        part: x.float() / 255 if part in whole else x.to(torch.float32, copy=True)
+        for part, x in parts.items()
+    }
 
 
 def _look_at(part: str, x: Tensor, pixels: bool) -> None:

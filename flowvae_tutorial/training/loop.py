@@ -116,7 +116,7 @@ def fit(
         "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
         "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
-        "checksum": data.checksum,
+        "data_checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():

@@ -169,7 +169,7 @@ def test_a_model_of_mnist_is_found_again_where_there_is_no_mnist(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowvae_tutorial.data.load", no_data)
-    monkeypatch.setattr("flowvae_tutorial.experiments.runs.load", no_data)
+    monkeypatch.setattr("flowvae_tutorial.storage.own_data.load", no_data)
     for other in MNIST_FAMILY:
         monkeypatch.setitem(DATA_SETS, other, no_data)
     torch.manual_seed(0)
