@@ -55,7 +55,8 @@ def draw_samples(x: Tensor, data: Data, path: Path, title: str = "") -> Path:
             axis.plot(*data.test.cpu().T[[0, -1]], ".", ms=3, color=COLOURS[9], label="test data")
         axis.plot(*x.cpu().T[[0, -1]], ".", ms=3, color=COLOURS[0], label="samples")
         title = "test data and samples" if there else "samples"
-        axis.set(xlabel="$x_1$", ylabel=f"$x_{{{data.features}}}$", title=title)
+        last = "$x_2$" if data.features == 2 else f"$x_{{{data.features}}}$"
+        axis.set(xlabel="$x_1$", ylabel=last, title=title)
         axis.legend()
     else:
         figure = plot_images(x.cpu(), data.image_shape)
