@@ -40,13 +40,7 @@ class Sizes(NamedTuple):
 DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
 RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
-MNIST = Sizes(
-    latent=40,
-    hidden=(300, 300),
-    components=500,
-    pseudo_inputs=500,
-    flow_hidden=(256, 256),
-)
+MNIST = Sizes(40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256))
 
 # The bounds of log σ in every posterior here. The book's records and weights were made without;
 # when they are made again, this becomes `networks.LOG_SCALE_BOUNDS`.
@@ -55,10 +49,7 @@ Kind = Literal["affine", "spline"]
 
 
 def default_sizes(data: Data) -> Sizes:
-    """The sizes that the book uses: `RINGS` for points, `DIGITS` for images of 8 by 8 pixels.
-
-    Images of any other shape get `MNIST`, chosen for 28 by 28.
-    """
+    """`RINGS` for points, `DIGITS` for 8 by 8 pixels, `MNIST`, made for 28 by 28, for the rest."""
     if data.image_shape is None:
         return RINGS
     return DIGITS if data.image_shape == (8, 8) else MNIST
@@ -208,9 +199,8 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     sizes = default_sizes(data)
     if not count:
         return model, sizes
-    if model == "mixture":
-        return model, sizes._replace(components=int(count))
-    return model, sizes._replace(pseudo_inputs=int(count))
+    counted = "components" if model == "mixture" else "pseudo_inputs"
+    return model, sizes._replace(**{counted: int(count)})
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | None = None) -> VAE:
@@ -234,17 +224,27 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
         >>> vae.prior.pseudo_inputs.shape
         torch.Size([10, 2])
     """
-    model, named = resolve(name, data)
+    model, _ = resolve(name, data)
     if first is None and model in FIRST_STAGE:
         raise InputError(
             f"{model} holds the posterior and likelihood of a trained {FIRST_STAGE[model]!r}: "
             f"train that, then build({model!r}, data, first=trained)"
         )
-    vae = MODELS[model](data, sizes or named).to(data.train.device)
+    vae = assemble(name, data, sizes)
     return vae if first is None else on_first_stage(vae, first)
+
+
+def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
+    """As `build`, but a model of two stages comes with a first that has learned nothing."""
+    model, named = resolve(name, data)
+    vae = MODELS[model](data, sizes := sizes or named).to(data.train.device)
+    vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
+    return vae
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:
     """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
     held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    return VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both = VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both.built_from = vae.built_from
+    return both

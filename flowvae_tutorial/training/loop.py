@@ -102,6 +102,8 @@ def fit(
             f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
             f"beta={beta}, warmup={warmup}"
         )
+    if not isinstance(data, Data):
+        raise InputError(f"fit trains on a Data, got {type(data).__name__}: own_data(x) makes one")
     if isinstance(device, str):
         device = device_by_name(device)
     device = device or data.train.device
@@ -116,6 +118,7 @@ def fit(
         "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
         "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
+        "data_checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
@@ -162,6 +165,7 @@ def fit(
                 state = {
                     "run": run, "epochs": epochs, "history": asdict(history), "best": best,
                     "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                    "built_from": vae.built_from,
                 }  # fmt: skip
                 save_checkpoint(checkpoint, state)
             bar.update()

@@ -17,7 +17,7 @@ flows priors posteriors likelihoods
 refinement rewards vae evaluation comparison history
 storage storage.files storage.downloads storage.checkpoints
 data models plots
-storage.weights storage.trained
+storage.weights storage.trained storage.own_data
 training.progress training.ranks training.loop training
 pretrained
 experiments experiments.record_files experiments.tables experiments.records
