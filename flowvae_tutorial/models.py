@@ -76,14 +76,12 @@ def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     return GaussianPosterior(net, SCALES)
 
 
-def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
-    """p(x | z), of the kind that the data call for."""
-    return _likelihood(
-        data, mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
-    )
-
-
-def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLikelihood:
+def likelihood(
+    data: Data, sizes: Sizes, net: nn.Module | None = None
+) -> BernoulliLikelihood | GaussianLikelihood:
+    """p(x | z), of the kind that the data call for; `net` in place of a plain decoder."""
+    if net is None:
+        net = mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
     if data.likelihood == "bernoulli":
         return BernoulliLikelihood(net)
     return GaussianLikelihood(net, data.features)
@@ -145,7 +143,7 @@ def _two_levels(top: Prior, data: Data, sizes: Sizes) -> VAE:
     conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
     decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
     prior = HierarchicalPrior(top(data, sizes, posterior.top), conditional)
-    return VAE(prior, posterior, _likelihood(data, decoder))
+    return VAE(prior, posterior, likelihood(data, sizes, decoder))
 
 
 def _mixture(data: Data, sizes: Sizes) -> VAE:
@@ -199,8 +197,9 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     sizes = default_sizes(data)
     if not count:
         return model, sizes
-    counted = "components" if model == "mixture" else "pseudo_inputs"
-    return model, sizes._replace(**{counted: int(count)})
+    if model == "mixture":
+        return model, sizes._replace(components=int(count))
+    return model, sizes._replace(pseudo_inputs=int(count))
 
 
 def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | None = None) -> VAE:
@@ -237,7 +236,8 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
 def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     """As `build`, but a model of two stages comes with a first that has learned nothing."""
     model, named = resolve(name, data)
-    vae = MODELS[model](data, sizes := sizes or named).to(data.train.device)
+    sizes = sizes or named
+    vae = MODELS[model](data, sizes).to(data.train.device)
     vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
     return vae
 

@@ -254,7 +254,7 @@ def test_fit_names_what_is_wrong_with_the_data() -> None:
     said = refusal(lambda: fit(vae, replace(data, **doubles)))
     assert "torch.float64" in said and "torch.float32" in said
     large = replace(data, train=7 * data.train, batch=torch.bernoulli)
-    assert "data.batch does not take the training images" in refusal(lambda: fit(vae, large))
+    assert "data.batch does not take data.train" in refusal(lambda: fit(vae, large))
 
 
 # --- files ------------------------------------------------------------------------------------

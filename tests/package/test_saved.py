@@ -8,7 +8,7 @@ import torch
 
 from flowvae_tutorial import VAE, InputError, build, fit, load_model, own_data, save_model
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.models import BOOK_MODELS, Sizes, on_first_stage
+from flowvae_tutorial.models import BOOK_MODELS, Sizes, assemble, on_first_stage
 from flowvae_tutorial.storage.checkpoints import load_checkpoint, save_checkpoint
 from flowvae_tutorial.storage.trained import load_trained
 
@@ -35,7 +35,7 @@ def same(one: VAE, other: VAE) -> bool:
 @pytest.mark.parametrize("name", BOOK_MODELS)
 def test_a_model_of_any_data_and_sizes_is_found_in_its_file(name: str, tmp_path: Path) -> None:
     data = pictures()
-    vae = build(name, data, SIZES).eval()
+    vae = assemble(name, data, SIZES).eval()
     found = load_model(save_model(vae, tmp_path / "model.safetensors"))
     assert same(found, vae) and found.built_from == vae.built_from
     assert not found.training
@@ -71,7 +71,7 @@ def test_a_checkpoint_alone_is_enough_and_needs_no_name(tmp_path: Path) -> None:
 
 def test_a_model_in_two_stages_is_found_again(tmp_path: Path) -> None:
     data = pictures()
-    first, second = (build(name, data, SIZES) for name in ("gaussian", "two-stage-flow-prior"))
+    first, second = (assemble(name, data, SIZES) for name in ("gaussian", "two-stage-flow-prior"))
     vae = on_first_stage(second, first)
     assert same(load_model(save_model(vae, tmp_path / "model.safetensors")), vae)
 
