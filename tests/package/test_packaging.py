@@ -154,7 +154,7 @@ def test_the_wheel_says_licence_and_description(built: Built) -> None:
 
 # What a model does not need, and what an import of the package would wait for.
 IMPORTED_LATE = {
-    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "torchvision", "typer",
+    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "typer",
 }  # fmt: skip
 
 
