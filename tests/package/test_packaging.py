@@ -62,6 +62,15 @@ def test_requirements_name_no_cuda_package() -> None:
     assert [name for name in pins() if re.search(r"cuda|nvidia|cudnn|triton", name)] == []
 
 
+def test_what_is_trusted_and_how_to_report_is_said_where_contributors_find_it() -> None:
+    said = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.*)", said, re.M) == ["What is trusted", "How to report"]
+    assert "private vulnerability reports" in said
+    for module in re.findall(r"`(flowvae_tutorial/\S+)`", said):
+        assert (ROOT / module).is_file()
+    assert "(SECURITY.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 # What lies about in a folder that somebody works in.
 RUBBISH = [
     "runs/digits-gaussian-seed0/record.json",
