@@ -72,8 +72,11 @@ instructor: $(READY)  ## pack the chapters, the course and its times into dist/i
 slides: $(READY)  ## make a deck of slides of every chapter in _build/slides/
 	@$(BIN)/python tools/slides.py
 
+# The address reaches the script as it was typed: neither make nor the shell runs what is in it.
+unexport URL
+repository: export REPOSITORY = $(value URL)
 repository:  ## write the repository's address everywhere (URL=https://github.com/NAME/REPO)
-	@$(PYTHON) tools/repository.py "$(URL)"
+	@$(PYTHON) tools/repository.py "$$REPOSITORY"
 
 clean:  ## remove what was built; .venv stays
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

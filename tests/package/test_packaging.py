@@ -140,6 +140,15 @@ def test_make_refuses_a_python_that_is_too_old_and_none_that_is_new(
         exec(check.replace("\\\n", ""), {})
 
 
+def test_what_is_trusted_and_how_to_report_is_said_where_contributors_find_it() -> None:
+    said = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.*)", said, re.M) == ["What is trusted", "How to report"]
+    assert "private vulnerability reports" in said
+    for module in re.findall(r"`(flowvae_tutorial/\S+)`", said):
+        assert (ROOT / module).is_file()
+    assert "(SECURITY.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 # What lies about in a folder that somebody works in.
 RUBBISH = [
     "runs/digits-gaussian-seed0/record.json",
@@ -232,7 +241,7 @@ def test_the_wheel_says_licence_and_description(built: Built) -> None:
 
 # What a model does not need, and what an import of the package would wait for.
 IMPORTED_LATE = {
-    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "torchvision", "typer",
+    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "typer",
 }  # fmt: skip
 
 
