@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from .arguments import SIZE, text, whole, widths
 from .data import Data
 from .errors import InputError
 from .flows import CouplingFlow
@@ -41,11 +42,7 @@ DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
 RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
 MNIST = Sizes(
-    latent=40,
-    hidden=(300, 300),
-    components=500,
-    pseudo_inputs=500,
-    flow_hidden=(256, 256),
+    latent=40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256)
 )
 
 # The bounds of log σ in every posterior here. The book's records and weights were made without;
@@ -87,9 +84,8 @@ def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
 
 def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
     """p(x | z), of the kind that the data call for."""
-    return _likelihood(
-        data, mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
-    )
+    net = mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
+    return _likelihood(data, net)
 
 
 def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLikelihood:
@@ -127,7 +123,7 @@ def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
 
 def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
     """A hidden layer for each input, `first` numbers and a latent, then one for both."""
-    layer, (width, *rest) = hidden_layer(data), sizes.hidden
+    layer, (width, *rest) = hidden_layer(data), widths(sizes.hidden, "hidden", least=1)
     joint = mlp(2 * width, rest, out_features, layer)
     return TwoInputs(layer(first, width), layer(sizes.latent, width), joint)
 
@@ -197,9 +193,9 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     Raises:
         InputError: no such name.
     """
-    model, asks, count = name.partition("-k")
-    has_components = model == "mixture" or "vampprior" in model
-    if model not in MODELS or (asks and not (has_components and count.isdecimal())):
+    model, asks, count = text(name, "a model's name").partition("-k")
+    number = count.isdecimal() and len(count) < 9 and (model == "mixture" or "vampprior" in model)
+    if model not in MODELS or (asks and not number):
         names = ", ".join(MODELS)
         raise InputError(
             f"no model named {name!r}: choose one of {names}; -k500 behind a mixture's or a "
@@ -225,7 +221,7 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
         first: what a model of two stages takes posterior and likelihood from, trained already.
 
     Raises:
-        InputError: no such name; or a model of two stages without its first one.
+        InputError: no such name, a size out of range, or no first one for a model of two stages.
 
     Example:
         >>> from flowvae_tutorial import build
@@ -240,7 +236,11 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
             f"{model} holds the posterior and likelihood of a trained {FIRST_STAGE[model]!r}: "
             f"train that, then build({model!r}, data, first=trained)"
         )
-    vae = MODELS[model](data, sizes or named).to(data.train.device)
+    plain: dict[str, Any] = {
+        name: widths(size, name) if "hidden" in name else whole(size, name, least=0, most=SIZE)
+        for name, size in (sizes or named)._asdict().items()
+    }
+    vae = MODELS[model](data, Sizes(**plain)).to(data.train.device)
     return vae if first is None else on_first_stage(vae, first)
 
 
