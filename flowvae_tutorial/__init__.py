@@ -31,6 +31,8 @@ from .priors import (
 )
 from .refinement import Refined, Trace, refine, refine_with_trace
 from .rewards import fit_reward
+from .storage.own_data import own_data
+from .storage.trained import load_model, save_model
 from .training import fit
 from .vae import ELBO, VAE
 
@@ -68,14 +70,17 @@ __all__ = [
     "fit",
     "fit_reward",
     "gated_mlp",
+    "load_model",
     "load_pretrained",
     "mean_and_standard_error",
     "mlp",
     "modes_found",
+    "own_data",
     "precision_and_recall",
     "prior_gap",
     "pseudo_inputs_from",
     "refine",
     "refine_with_trace",
     "rsample_and_log_prob",
+    "save_model",
 ]

@@ -13,9 +13,11 @@ Example:
 import math
 from collections.abc import Iterable
 from numbers import Real
+from typing import Any, TypeVar
 
 from .errors import InputError
 
+Sizes = TypeVar("Sizes", bound=Any)
 # Of counts and seeds. No run gets so far, and sums and products of two stay within 64 bits.
 LARGEST = 2**31 - 1
 # Of one size of a network or a mixture: a million components of 40 numbers take 320 MB, and the
@@ -51,6 +53,20 @@ def widths(values: object, name: str, *, least: int = 0) -> tuple[int, ...]:
     if len(given) < least:
         raise InputError(f"{name} must name at least {least} layer, got {_told(values)}")
     return given
+
+
+def plain_sizes(sizes: Sizes) -> Sizes:
+    """The same named tuple of sizes; those that speak of hidden layers are several widths.
+
+    Raises:
+        InputError: one is no size.
+    """
+    given: dict[str, object] = {
+        name: widths(size, name) if "hidden" in name else whole(size, name, least=0, most=SIZE)
+        for name, size in sizes._asdict().items()
+    }
+    checked: Sizes = type(sizes)(**given)
+    return checked
 
 
 def number(

@@ -1,10 +1,12 @@
 """The book's data sets: digits (embedded in scikit-learn), 2-D rings, the MNIST family.
 
-Every image is a flat row of numbers in [0, 1]; the data set knows its image shape.
+Every image is a flat row of numbers in [0, 1]; the data set knows its image shape. Your own come
+from `own_data`.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,27 +17,70 @@ from .errors import InputError
 from .storage import downloads
 
 
+def unchanged(x: Tensor) -> Tensor:
+    """What `batch` is where nothing is drawn anew."""
+    return x
+
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set in three parts, each `(N, X)`; `validation` and `test` are ready for a model.
 
     `train` is raw where training draws something anew for each batch (dequantisation noise,
-    binarisation): pass rows of it through `batch` before a model sees them.
+    binarisation): pass rows of it through `batch` before a model sees them. `own_data` makes one
+    of your pictures, splits it and looks at its values; this looks at its form only.
+
+    Raises:
+        InputError: a part is no floating-point tensor `(N, X)`, the image shape is of another X,
+            or there is no such likelihood.
     """
 
     name: str
     train: Tensor
     validation: Tensor
     test: Tensor
-    labels: dict[str, Tensor]
+    _: KW_ONLY
     likelihood: Literal["bernoulli", "gaussian"]
-    image_shape: tuple[int, int] | None
-    batch: Callable[[Tensor], Tensor]
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    image_shape: tuple[int, int] | None = None
+    batch: Callable[[Tensor], Tensor] = unchanged
+    checksum: str = ""
+    """Of your own data's values. The book's data sets are known by their names."""
+
+    def __post_init__(self) -> None:
+        if self.likelihood not in LIKELIHOODS:
+            raise InputError(
+                f"there is no likelihood {self.likelihood!r}: choose 'bernoulli' for pixels that "
+                "are 0 or 1, 'gaussian' for all others"
+            )
+        for part in ("train", "validation", "test"):
+            x = getattr(self, part)
+            if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 2):
+                form = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                raise InputError(
+                    f"{part} must be a floating-point tensor (N, X), got {form}: `own_data` takes "
+                    "pictures, NumPy arrays and whole numbers"
+                )
+            if x.shape[-1] != self.features:
+                raise InputError(
+                    f"{part} has {x.shape[-1]} features, train {self.features}: make them the same"
+                )
+        if self.image_shape is not None and math.prod(self.image_shape) != self.features:
+            raise InputError(f"the image shape {self.image_shape} is not of {self.features} pixels")
 
     @property
     def features(self) -> int:
         """The data size X."""
         return self.train.shape[-1]
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """All that a model is built from; `blank` takes it."""
+        names = ("name", "features", "likelihood", "image_shape", "checksum")
+        return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str) -> "Data":
         """The same data on another device; labels stay where they are."""
@@ -85,10 +130,6 @@ def _dequantise(levels: Tensor, generator: torch.Generator | None = None) -> Ten
     return (levels + noise) / 17
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
 def _digits(binary: bool) -> Data:
     from sklearn.datasets import load_digits
 
@@ -106,8 +147,7 @@ def _digits(binary: bool) -> Data:
     if binary:
         train, validation, test = ((part > 8).float() for part in (train, validation, test))
         return Data(
-            "digits-binary", train, validation, test, **common,
-            likelihood="bernoulli", batch=_unchanged,
+            "digits-binary", train, validation, test, likelihood="bernoulli", **common
         )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     validation, test = (_dequantise(part, generator) for part in (validation, test))
@@ -132,7 +172,7 @@ def _rings(n: int = 4000, modes: int = 8, radius: float = 2.0, scale: float = 0.
     return Data(
         "rings", train, validation, test,
         labels=dict(zip(names, label.split(sizes), strict=True)),
-        likelihood="gaussian", image_shape=None, batch=_unchanged,
+        likelihood="gaussian",
     )  # fmt: skip
 
 
@@ -162,7 +202,7 @@ def _mnist(kind: Literal["MNIST", "FashionMNIST"], dynamic: bool) -> Data:
             "test": test_labels,
         },
         likelihood="bernoulli", image_shape=(28, 28),
-        batch=torch.bernoulli if dynamic else _unchanged,
+        batch=torch.bernoulli if dynamic else unchanged,
     )  # fmt: skip
 
 
@@ -170,8 +210,7 @@ def _static_mnist() -> Data:
     """MNIST binarised once by Larochelle: no labels, 50,000 / 10,000 / 10,000 images."""
     train, validation, test = downloads.static_mnist()
     return Data(
-        "static-mnist", train, validation, test, labels={}, likelihood="bernoulli",
-        image_shape=(28, 28), batch=_unchanged,
+        "static-mnist", train, validation, test, likelihood="bernoulli", image_shape=(28, 28)
     )  # fmt: skip
 
 
@@ -195,8 +234,10 @@ def outline(name: str) -> Data:
     """
     if name not in DATA_SETS or not name.endswith(("mnist", "fashion")):
         return load(name)
-    nothing = torch.zeros(1, 784)
-    return Data(
-        name, nothing.expand(50_000, -1), nothing, nothing, labels={}, likelihood="bernoulli",
-        image_shape=(28, 28), batch=_unchanged,
-    )  # fmt: skip
+    return blank(name, 784, likelihood="bernoulli", image_shape=(28, 28))
+
+
+def blank(name: str, features: int, **form: Any) -> Data:
+    """Data of this form, all zeros, in as many examples as a VampPrior may ask for."""
+    nothing = torch.zeros(1, features)
+    return Data(name, nothing.expand(50_000, -1), nothing, nothing, **form)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from .arguments import SIZE, text, whole, widths
+from .arguments import plain_sizes, text, widths
 from .data import Data
 from .errors import InputError
 from .flows import CouplingFlow
@@ -41,9 +41,7 @@ class Sizes(NamedTuple):
 DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
 RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
-MNIST = Sizes(
-    latent=40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256)
-)
+MNIST = Sizes(40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256))
 
 # The bounds of log σ in every posterior here. The book's records and weights were made without;
 # when they are made again, this becomes `networks.LOG_SCALE_BOUNDS`.
@@ -52,10 +50,7 @@ Kind = Literal["affine", "spline"]
 
 
 def default_sizes(data: Data) -> Sizes:
-    """The sizes that the book uses: `RINGS` for points, `DIGITS` for images of 8 by 8 pixels.
-
-    Images of any other shape get `MNIST`, chosen for 28 by 28.
-    """
+    """`RINGS` for points, `DIGITS` for 8 by 8 pixels, `MNIST`, made for 28 by 28, for the rest."""
     if data.image_shape is None:
         return RINGS
     return DIGITS if data.image_shape == (8, 8) else MNIST
@@ -82,13 +77,12 @@ def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     return GaussianPosterior(net, SCALES)
 
 
-def likelihood(data: Data, sizes: Sizes) -> BernoulliLikelihood | GaussianLikelihood:
-    """p(x | z), of the kind that the data call for."""
-    net = mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
-    return _likelihood(data, net)
-
-
-def _likelihood(data: Data, net: nn.Module) -> BernoulliLikelihood | GaussianLikelihood:
+def likelihood(
+    data: Data, sizes: Sizes, net: nn.Module | None = None
+) -> BernoulliLikelihood | GaussianLikelihood:
+    """p(x | z), of the kind that the data call for; `net` in place of a plain decoder."""
+    if net is None:
+        net = mlp(sizes.latent, sizes.hidden[::-1], data.features, hidden_layer(data))
     if data.likelihood == "bernoulli":
         return BernoulliLikelihood(net)
     return GaussianLikelihood(net, data.features)
@@ -150,7 +144,7 @@ def _two_levels(top: Prior, data: Data, sizes: Sizes) -> VAE:
     conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
     decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
     prior = HierarchicalPrior(top(data, sizes, posterior.top), conditional)
-    return VAE(prior, posterior, _likelihood(data, decoder))
+    return VAE(prior, posterior, likelihood(data, sizes, decoder))
 
 
 def _mixture(data: Data, sizes: Sizes) -> VAE:
@@ -196,10 +190,9 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     model, asks, count = text(name, "a model's name").partition("-k")
     number = count.isdecimal() and len(count) < 9 and (model == "mixture" or "vampprior" in model)
     if model not in MODELS or (asks and not number):
-        names = ", ".join(MODELS)
         raise InputError(
-            f"no model named {name!r}: choose one of {names}; -k500 behind a mixture's or a "
-            "VampPrior's name asks for 500 components"
+            f"no model named {name!r}: choose one of {', '.join(MODELS)}; -k500 behind a mixture's"
+            " or a VampPrior's name asks for 500 components"
         )
     sizes = default_sizes(data)
     if not count:
@@ -230,21 +223,28 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
         >>> vae.prior.pseudo_inputs.shape
         torch.Size([10, 2])
     """
-    model, named = resolve(name, data)
+    model, _ = resolve(name, data)
     if first is None and model in FIRST_STAGE:
         raise InputError(
             f"{model} holds the posterior and likelihood of a trained {FIRST_STAGE[model]!r}: "
             f"train that, then build({model!r}, data, first=trained)"
         )
-    plain: dict[str, Any] = {
-        name: widths(size, name) if "hidden" in name else whole(size, name, least=0, most=SIZE)
-        for name, size in (sizes or named)._asdict().items()
-    }
-    vae = MODELS[model](data, Sizes(**plain)).to(data.train.device)
+    vae = assemble(name, data, sizes)
     return vae if first is None else on_first_stage(vae, first)
+
+
+def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
+    """As `build`, but a model of two stages comes with a first that has learned nothing."""
+    model, named = resolve(name, data)
+    sizes = plain_sizes(sizes or named)
+    vae = MODELS[model](data, sizes).to(data.train.device)
+    vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
+    return vae
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:
     """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
     held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    return VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both = VAE(vae.prior.to(next(first.parameters()).device), *held)
+    both.built_from = vae.built_from
+    return both

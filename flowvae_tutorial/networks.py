@@ -85,11 +85,11 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     """Keep x within [low, high], smoothly: any shape, the same shape.
 
     With t the distance to the middle in half-widths this is t / (1 + t⁸)^⅛. The denominator is the
-    8-norm of (1, t); the ∞-norm, max(1, |t|), would clamp hard. The slope, (1 + t⁸)^(−9/8), is
-    positive everywhere and falls as |t|⁻⁹, so that x finds its way back from far outside. That of a
-    tanh falls as e^(−2|t|), which float32 takes for zero from t = 9 on. Inside, x is lowered by
-    |t|⁹/8 of a half-width or less: by 0.0005 within [−2, 0] and by 0.17 at the bounds themselves
-    for `LOG_SCALE_BOUNDS`; a tanh would take 0.08 and 0.48.
+    8-norm of (1, t); the ∞-norm would clamp hard. The slope, (1 + t⁸)^(−9/8), is positive
+    everywhere and falls as t⁻⁹, so that x finds its way back from far outside. That of a tanh falls
+    as e^(−2t), which float32 takes for zero from t = 9 on. Inside, x is moved by t⁹/8 of a
+    half-width or less: by 0.0005 within [−2, 0] and by 0.17 at the bounds themselves for
+    `LOG_SCALE_BOUNDS`; a tanh would take 0.08 and 0.48.
 
     Example:
         >>> import torch

@@ -59,6 +59,9 @@ class VAE(nn.Module):
         torch.Size([3, 64])
     """
 
+    built_from: dict[str, Any] | None = None
+    """What `build` made it from, which a file of its weights holds; None for one made by hand."""
+
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
         """Put the three together.
 
@@ -141,7 +144,6 @@ class VAE(nn.Module):
         prior = self.prior()
         parts = x.split(CHUNK)
         estimate = torch.cat([self._log_mean_weight(rows, prior, num_samples) for rows in parts])
-        # Widths of a posterior are exponentials: far from the training data they can overflow.
         if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
                 f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
@@ -184,8 +186,7 @@ class VAE(nn.Module):
         if refine_steps:
             z = refine(z, prior.log_prob, steps=refine_steps, lr=refine_lr, anchor=anchor)
         p_x: Distribution = self.likelihood(z.unsqueeze(0))
-        x: Tensor = p_x.mean if mean else p_x.sample()
-        return x.squeeze(0)
+        return (p_x.mean if mean else p_x.sample()).squeeze(0)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

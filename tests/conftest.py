@@ -1,8 +1,11 @@
 """What several test files share: fixed randomness, two exact oracles, zuko kept in its place."""
 
+import errno
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -21,6 +24,24 @@ from flowvae_tutorial import (
 from flowvae_tutorial.networks import TwoInputs
 
 LATENT, FEATURES, SCALE = 2, 6, 0.5
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """From a call of it on, the disk has no room for files of that name; None gives it room."""
+    replace, without_room = os.replace, None
+
+    def full(half: Path, place: Path) -> None:
+        if Path(place).name == without_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(half, place)
+
+    def fill(name: str | None) -> None:
+        nonlocal without_room
+        without_room = name
+
+    monkeypatch.setattr(os, "replace", full)
+    return fill
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
-"""A Sphinx extension: what readers with a keyboard or a screen reader miss in the theme's HTML."""
+"""A Sphinx extension: what readers with a keyboard or a screen reader miss in the theme's HTML.
+
+And a search that survives the word "constructor".
+"""
 
 from typing import Any
 
@@ -13,8 +16,19 @@ MENDED = {
     'role="doc-biblioentry"': 'role="listitem"',
 }
 
+# Sphinx asks its tables of words for any word, and every object of JavaScript has a "constructor"
+# and a "__proto__": these shall have no more than their own. As a module it runs when the index is
+# there, and before the search.
+SEARCH = """
+const { hasOwnProperty } = Object.prototype;
+for (const words of [Search._index.terms, Search._index.titleterms])
+  Object.setPrototypeOf(words, Object.create(null, { hasOwnProperty: { value: hasOwnProperty } }));
+"""
 
-def mend(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
+
+def mend(app: Sphinx, page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
+    if page == "search":
+        app.add_js_file(None, body=SEARCH, type="module")
     for written, mended in MENDED.items():
         if "body" in context:
             context["body"] = context["body"].replace(written, mended)

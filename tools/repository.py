@@ -3,13 +3,14 @@
 It stands in pyproject.toml. All others follow it: links to Colab, install cells, _config.yml.
 """
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 # The .git of an address to clone from is no part of the name.
 ADDRESS = re.compile(r"https://github\.com/([a-zA-Z0-9-]+/(?!\.+$)[\w.-]+)(?<!\.git)", re.ASCII)
 
@@ -21,10 +22,17 @@ def address() -> str:
 
 
 def files() -> list[Path]:
-    """What git tracks or would track."""
+    """What git tracks or would track, but for what a link leads to: it may lie elsewhere."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        sys.exit("git is needed to say which files there are: install it, then make repository")
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().partition("\n")[0]
+        sys.exit(f"git does not say which files there are ({reason}): make repository in a clone")
+    paths = [ROOT / name for name in os.fsdecode(listed).split("\0") if name]
+    return [path for path in paths if path.is_file() and path.resolve() == path]
 
 
 def rewrite(text: str, old: str, new: str) -> str:
@@ -48,4 +56,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(" ".join(sys.argv[1:]))

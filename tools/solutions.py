@@ -9,7 +9,6 @@ are what `table` makes of the records. All of it takes a quarter of an hour on o
 import contextlib
 import copy
 import io
-import json
 import math
 import re
 import statistics
@@ -41,20 +40,22 @@ from flowvae_tutorial import (
     refine,
 )
 from flowvae_tutorial.data import load
-from flowvae_tutorial.experiments.records import (
-    Interval,
-    book_results,
-    current_commit,
-    interval,
-    read_records,
-)
+from flowvae_tutorial.experiments import record_files as files
+from flowvae_tutorial.experiments.records import Interval, book_results, interval, read_records
 from flowvae_tutorial.models import Sizes
-from flowvae_tutorial.storage.files import write_whole
 
 BOOK = Path(__file__).parents[1] / "book"
 Run = dict[str, Any]
 Names = dict[str, Any]
 Reward = Callable[[Tensor], Tensor]
+_FORM = files.form(
+    files.CODE | {"runs": {"type": "array", "items": files.OBJECT, "minItems": 1}},
+    # Later than the first records.
+    files.DAY | {"solution": files.TEXT},
+)
+KIND = files.Kind(
+    "solutions", "python tools/solutions.py", _FORM, lambda record: record.get("solution")
+)
 
 
 def cells(chapter: int) -> dict[str, str]:
@@ -505,14 +506,14 @@ def main(names: list[str]) -> None:
     if unknown:
         sys.exit(f"no solution {unknown[0]!r}: choose from {', '.join(ALL)}")
     folder = book_results() / "solutions"
-    folder.mkdir(parents=True, exist_ok=True)
     for name in names or ALL:
         file = folder / f"{name}.json"
         if not file.exists():
-            runs = ALL[name][0]()
-            record = {"runs": runs, "torch": torch.__version__, "commit": current_commit()}
-            write_whole(file, (json.dumps(record, indent=1) + "\n").encode())
-        print(name, *table(name, json.loads(file.read_text())["runs"]), sep="\n")
+            # Data lie there, and `fit` trains where they do.
+            commit = files.current_commit()
+            record = files.describe("cpu", commit, solution=name, runs=ALL[name][0]())
+            files.write(KIND, record, folder)
+        print(name, *table(name, files.read(KIND, file)["runs"]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ pictures alone; the test pictures are not looked at. Each trial writes
 book/results/trials/NAME.json, and one that is there is not run again.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,16 +18,25 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae_tutorial import VAE, active_units, build, fit
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.experiments.records import book_results, current_commit
+from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.history import History
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
-from flowvae_tutorial.storage.files import write_whole
 from flowvae_tutorial.training.loop import _validate
 
 SHORT, LONG = 30, 150
 # Nats that a unit may cost for nothing.
 FREE = 0.1
 RUNS = Path("runs/trials")
+_FORM = files.form(
+    files.TRAINED | files.CODE | {
+        "trial": files.TEXT, "change": files.TEXT, "settings": files.OBJECT, "sizes": files.OBJECT,
+        "num_validation": files.POSITIVE, "elbo": files.NUMBER, "reconstruction": files.NUMBER,
+        "kl": files.NUMBER, "active_units": files.COUNT, "history": files.CURVES,
+        "seconds": files.NUMBER,
+    },
+    files.DAY,
+)  # fmt: skip
+KIND = files.Kind("trials", "python tools/trials.py", _FORM, lambda record: record["trial"])
 
 
 class FreeBits(VAE):
@@ -114,47 +122,42 @@ def train(name: str, trial: Trial, data: Data) -> tuple[VAE, History]:
     return averaged.module if trial.average else vae, history
 
 
-def run(name: str, trial: Trial, data: Data) -> dict[str, object]:
+def run(name: str, trial: Trial, data: Data) -> files.Record:
     """Train, and measure the ELBO as `fit` validates, which for averaged weights it has not."""
     vae, history = train(name, trial, data)
-    x = data.validation.to(next(vae.parameters()).device)
+    device = next(vae.parameters()).device
+    x = data.validation.to(device)
     reconstruction, kl, *_ = _validate(vae, x)
-    return {
-        "trial": name,
-        "model": trial.model,
-        "change": trial.change,
-        "data": data.name,
-        "seed": 0,
-        "epochs": trial.epochs,
-        "settings": trial.all_settings(data),
-        "sizes": trial.all_sizes()._asdict(),
-        "num_validation": len(x),
-        "elbo": round(reconstruction - kl, 4),
-        "reconstruction": round(reconstruction, 4),
-        "kl": round(kl, 4),
-        "active_units": int(active_units(vae, x).sum()),
-        "history": {
-            curve: [round(value, 3) for value in getattr(history, curve)]
-            for curve in ("loss", "reconstruction", "kl")
-        },
-        "seconds": round(history.seconds, 1),
-        "torch": torch.__version__,
-        "commit": current_commit(),
-    }
+    return files.describe(
+        device,
+        files.current_commit(),
+        trial=name,
+        model=trial.model,
+        change=trial.change,
+        data=data.name,
+        seed=0,
+        epochs=trial.epochs,
+        settings=trial.all_settings(data),
+        sizes=trial.all_sizes()._asdict(),
+        num_validation=len(x),
+        elbo=round(reconstruction - kl, 4),
+        reconstruction=round(reconstruction, 4),
+        kl=round(kl, 4),
+        active_units=int(active_units(vae, x).sum()),
+        history=files.curves(history),
+        seconds=round(history.seconds, 1),
+    )
 
 
 def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in TRIALS]
     if unknown:
         sys.exit(f"no trial {unknown[0]!r}: choose from {', '.join(TRIALS)}")
-    folder = book_results() / "trials"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.book_results() / "trials"
     data = load("dynamic-mnist")
     for name in names or TRIALS:
-        file = folder / f"{name}.json"
-        if not file.exists():
-            record = json.dumps(run(name, TRIALS[name], data), indent=1) + "\n"
-            write_whole(file, record.encode())
+        if not (folder / f"{name}.json").exists():
+            files.write(KIND, run(name, TRIALS[name], data), folder)
             # A changed trial of the same name must not go on from it.
             (RUNS / f"{name}.pt").unlink()
 

@@ -14,8 +14,8 @@ import torch
 
 from flowvae_tutorial import VAE, mean_and_standard_error
 from flowvae_tutorial.data import load
-from flowvae_tutorial.experiments.record_files import run_name
-from flowvae_tutorial.experiments.records import book_results
+from flowvae_tutorial.experiments.record_files import book_results, read, run_name
+from flowvae_tutorial.experiments.records import RUNS
 from flowvae_tutorial.pretrained import FOLDER, pretrained_models
 from flowvae_tutorial.storage.files import write_whole
 from flowvae_tutorial.storage.trained import Trained, load_trained
@@ -38,7 +38,7 @@ def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
     """What a user should know of the weights before using them."""
     best = max(trained.history.elbo)
     run = run_name(trained.model, trained.data, trained.beta, trained.seed)
-    record = json.loads((book_results() / f"{run}.json").read_text())
+    record = read(RUNS, book_results() / f"{run}.json")
     nll = record["nll"]
     return f"""# {trained.model}, trained on {trained.data}
 

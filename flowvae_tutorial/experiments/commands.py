@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,30 +12,32 @@ import matplotlib
 import torch
 import typer
 
-from ..data import DATA_SETS, load, outline
+from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, resolve
 from ..pretrained import pretrained_models, pretrained_run
+from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
 from ..training.loop import NotFinite
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
-from .record_files import run_name
+from .record_files import run_name, write
 from .records import (
     book_results,
     current_commit,
+    is_on_record,
     paired_table,
     read_records,
     table,
     write_record,
 )
 from .refinement_records import (
+    REFINEMENTS,
     fit_classifier,
     measure_refinement,
     read_refinements,
     refinement_table,
-    write_refinement,
 )
 from .runs import (
     FIRST_STAGE_FILE,
@@ -52,7 +55,10 @@ app = typer.Typer(
 )
 
 Names = ", ".join
-DataOption = Annotated[str, typer.Option("--data", help=f"One of {Names(DATA_SETS)}.")]
+DataOption = Annotated[
+    str,
+    typer.Option("--data", help=f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own."),
+]
 EpochsOption = Annotated[
     int | None, typer.Option(help="At most so many epochs; the book's own by default.")
 ]
@@ -95,7 +101,8 @@ def train(
 
     torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
-    folder = out / run_name(model, data, beta, seed)
+    # No name of the book's has a point in it, and a file's run is named as the file is.
+    folder = out / run_name(model, Path(data).stem, beta, seed)
     checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
     with joined(device_by_name(device)) as here:
         for file in (checkpoint, first_stage):
@@ -104,7 +111,7 @@ def train(
                     f"{file} holds a run already: add --resume to go on with it, or delete the file"
                 )
         with first_before_others():
-            dataset = load(data)
+            dataset = load_data(data)
         with _stoppable(checkpoint, first_stage):
             trained = train_run(
                 model, dataset, seed=seed, beta=beta, device=here, checkpoint=checkpoint,
@@ -130,6 +137,9 @@ def train(
 @app.command()
 def evaluate(
     trained: TrainedArgument,
+    data: Annotated[
+        str | None, typer.Option(help="The file that it was trained on, if that is your own.")
+    ] = None,
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("evaluations"),
@@ -141,8 +151,13 @@ def evaluate(
     Example: python -m flowvae_tutorial evaluate runs/digits-gaussian-seed0/checkpoint.pt
     """
     run = _find(trained)
+    if not run.history.loss:
+        raise InputError(
+            f"{trained} was saved without the history of its training, which a record needs: give "
+            "`save_model` what `fit` gave back, or call `evaluate` in Python"
+        )
     run.vae.to(device_by_name(device))
-    dataset = load(run.data)
+    dataset = _data_of(run, data)
     partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
     with _stoppable(partial, keeps="the test examples that are done"):
         record = record_of(
@@ -173,7 +188,7 @@ def sample(
     run = _find(trained)
     run.vae.to(device_by_name(device))
     torch.manual_seed(seed)
-    form = outline(run.data)
+    form = run.outline
     # Of points the noise is a part of the sample; on pictures it would only hide it.
     x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
     typer.echo(draw_samples(x, form, out))
@@ -206,7 +221,7 @@ def reproduce(
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
-    dataset = load(data)
+    dataset = load_data(data)
     names = models.split(",")
     for name in names:
         resolve(name, dataset)
@@ -220,11 +235,9 @@ def reproduce(
     work = []
     for model in dict.fromkeys(names):
         runs = [(beta, seed) for beta in weights for seed in range(seeds)]
-        done = [
-            (b, s) for b, s in runs if (results / f"{run_name(model, data, b, s)}.json").exists()
-        ]
+        done = [(b, s) for b, s in runs if is_on_record(results, model, dataset, b, s)]
         for beta, seed in done:
-            typer.echo(f"{run_name(model, data, beta, seed)}: its record is there")
+            typer.echo(f"{run_name(model, dataset.name, beta, seed)}: its record is there")
         if left := [run for run in runs if run not in done]:
             work.append((model, data, left, epochs, samples, device, results, out, commit))
     try:
@@ -235,7 +248,7 @@ def reproduce(
             "on from there", err=True,
         )  # fmt: skip
         raise typer.Exit(130) from stop
-    typer.echo(table(read_records(results, data)))
+    typer.echo(table(read_records(results, dataset.name)))
 
 
 @app.command()
@@ -259,7 +272,7 @@ def refine(
 
     Example: python -m flowvae_tutorial refine --data digits --seeds 5
     """
-    dataset = load(data)
+    dataset = load_data(data)
     names = models.split(",")
     for name in names:
         resolve(name, dataset)
@@ -267,7 +280,7 @@ def refine(
     classifier = fit_classifier(dataset.to(device_by_name(device)))
     runs = [(model, seed) for model in names for seed in range(seeds)]
     for count, (model, seed) in enumerate(runs, start=1):
-        name = run_name(model, data, 1, seed)
+        name = run_name(model, dataset.name, 1, seed)
         if (results / f"{name}.json").exists():
             typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
             continue
@@ -283,8 +296,8 @@ def refine(
                 model, trained.vae, dataset, classifier, seed=seed, epochs=len(history.loss),
                 best_epoch=history.best_epoch, commit=commit,
             )  # fmt: skip
-        write_refinement(record, results)
-    typer.echo(refinement_table(read_refinements(results, data)))
+        write(REFINEMENTS, record, results)
+    typer.echo(refinement_table(read_refinements(results, dataset.name)))
 
 
 @app.command()
@@ -292,7 +305,9 @@ def report(
     results: Annotated[
         Path | None, typer.Option(help="Folder of the records; the book's own by default.")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Only this data set.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Only this data set, or that of this file.")
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Also draw reconstructions and samples into this folder."),
@@ -305,10 +320,10 @@ def report(
 
     Example: python -m flowvae_tutorial report --results results
     """
-    records = read_records(results or book_results(), data)
+    records = read_records(results or book_results(), data and Path(data).stem)
     typer.echo(f"{table(records)}\n\n{paired_table(records)}")
     if pictures is not None:
-        for picture in draw_report(records, out, pictures):
+        for picture in draw_report(records, out, pictures, data if is_file(data or "") else None):
             typer.echo(picture)
 
 
@@ -337,6 +352,24 @@ def _find(trained: str) -> Trained:
         names = ", ".join(pretrained_models())
         raise InputError(f"no file {trained!r}, and no pretrained model: those are {names}")
     return load_trained(path)
+
+
+def _data_of(run: Trained, data: str | None) -> Data:
+    """What a model was trained on: known by its name, or by the sum of its values."""
+    if data is None and run.data in DATA_SETS:
+        return load(run.data)
+    if data is None:
+        raise InputError(
+            f"{run.data!r} is no data set of the book's: name the file that the model was trained "
+            f"on, --data {run.data}.npz"
+        )
+    dataset, checksum = load_data(data), run.outline.checksum
+    if dataset.checksum != checksum if checksum else dataset.name != run.data:
+        raise InputError(
+            f"the model was trained on {run.data!r}, and {data} is something else, so its record "
+            "would mislead: name the file of its training, or call `evaluate` in Python"
+        )
+    return replace(dataset, name=run.data)
 
 
 def main() -> None:

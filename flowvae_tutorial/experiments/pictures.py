@@ -9,10 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data import Data, load, outline
+from ..data import DATA_SETS, Data, outline
 from ..errors import InputError
 from ..plots import COLOURS, plot_images, plot_rows
 from ..storage.files import write_whole
+from ..storage.own_data import load_data
 from ..storage.trained import load_trained
 from ..vae import VAE
 from .record_files import Record, run_name
@@ -36,19 +37,26 @@ def draw_run(vae: VAE, data: Data, path: Path) -> Path:
     torch.manual_seed(0)
     if data.image_shape is None:
         return draw_samples(vae.sample(len(data.test)), data, path)
-    x = data.test[:10]
+    x = data.test[torch.arange(10) % len(data.test)]
     images = torch.cat([vae.sample(30, mean=True), x, vae.reconstruct(x)])
     title = "30 samples; below, 10 test images and their reconstructions"
     return draw_samples(images, data, path, title)
 
 
 def draw_samples(x: Tensor, data: Data, path: Path, title: str = "") -> Path:
-    """A grid of images `(N, X)`, or points `(N, 2)` above those of the test data."""
+    """A grid of images `(N, X)`, or points `(N, X)` above those of the test data.
+
+    Of points with more than two numbers the first and the last are drawn. An outline has no test
+    data.
+    """
     if data.image_shape is None:
         figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
-        axis.plot(*data.test.cpu().T, ".", ms=3, color=COLOURS[9], label="test data")
-        axis.plot(*x.cpu().T, ".", ms=3, color=COLOURS[0], label="samples")
-        axis.set(xlabel="$x_1$", ylabel="$x_2$", title="test data and samples")
+        if there := len(data.test) > 1:
+            axis.plot(*data.test.cpu().T[[0, -1]], ".", ms=3, color=COLOURS[9], label="test data")
+        axis.plot(*x.cpu().T[[0, -1]], ".", ms=3, color=COLOURS[0], label="samples")
+        title = "test data and samples" if there else "samples"
+        last = "$x_2$" if data.features == 2 else f"$x_{{{data.features}}}$"
+        axis.set(xlabel="$x_1$", ylabel=last, title=title)
         axis.legend()
     else:
         figure = plot_images(x.cpu(), data.image_shape)
@@ -56,32 +64,39 @@ def draw_samples(x: Tensor, data: Data, path: Path, title: str = "") -> Path:
     return _save(figure, path)
 
 
-def draw_report(records: Sequence[Record], runs: Path, folder: Path) -> list[Path]:
+def draw_report(
+    records: Sequence[Record], runs: Path, folder: Path, file: str | None = None
+) -> list[Path]:
     """Reconstructions and samples of every run of images whose checkpoint is in `runs`.
+
+    Your own data are reconstructed if `file` is theirs; their samples need none.
 
     Raises:
         InputError: there is no such run, or their data are not to be had.
     """
     pictures = []
     for name in dict.fromkeys(record["data"] for record in records):
-        shape = outline(name).image_shape
-        if shape is None:
+        if name in DATA_SETS and outline(name).image_shape is None:
             continue
         kept = {}
+        shape = None
         for record in records:
             run = run_name(record["model"], name, record["beta"], record["seed"])
             checkpoint = runs / run / "checkpoint.pt"
             first = record["seed"] == 0 and record["beta"] == 1
             if record["data"] == name and first and checkpoint.exists():
-                kept[record["model"]] = load_trained(checkpoint).vae
-        if not kept:
+                trained = load_trained(checkpoint)
+                kept[record["model"]], shape = trained.vae, trained.outline.image_shape
+        if shape is None:
             continue
-        x = load(name).test[:COLUMNS]
+        source = name if name in DATA_SETS else file
+        x = None if source is None else load_data(source).test[:COLUMNS]
         torch.manual_seed(0)
-        rebuilt = {model: vae.reconstruct(x) for model, vae in kept.items()}
+        if x is not None:
+            rebuilt = {model: vae.reconstruct(x) for model, vae in kept.items()}
+            figure = plot_rows({"test images": x, **rebuilt}, shape)
+            pictures.append(_save(figure, folder / f"{name}-reconstructions.png"))
         samples = {model: vae.sample(COLUMNS, mean=True) for model, vae in kept.items()}
-        figure = plot_rows({"test images": x, **rebuilt}, shape)
-        pictures.append(_save(figure, folder / f"{name}-reconstructions.png"))
         pictures.append(_save(plot_rows(samples, shape), folder / f"{name}-samples.png"))
     if not pictures:
         raise InputError(f"no checkpoint in {runs} belongs to a record of images: run `reproduce`")

@@ -1,34 +1,66 @@
-"""Files of records: one JSON object each, checked against a schema when written and when read."""
+"""Records: what was run and what came of it, one JSON file each, whatever they are records of.
 
+A kind of record has a form, a name for its files, and figures that must agree. `describe` makes
+a record, `write` and `read` are the one way in and out of a file, and `find` reads a folder.
+"""
+
+import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import InputError
+from ..history import History
 from ..storage.files import write_whole
 
 Record = dict[str, Any]
-NUMBER = {"type": "number"}
-COUNT = {"type": "integer", "minimum": 0}
+Form = dict[str, Any]
+# No record comes near it, and reading a longer file could fill the memory.
+LARGEST = 64 * 2**20
+
+TEXT: Form = {"type": "string"}
+OBJECT: Form = {"type": "object"}
+NUMBER: Form = {"type": "number"}
+NUMBERS: Form = {"type": "array", "items": NUMBER}
+COUNT: Form = {"type": "integer", "minimum": 0}
+POSITIVE: Form = COUNT | {"minimum": 1}
 
 
-@cache
-def _validator() -> Any:
-    # Jupyter brings checkers of formats, with which this import takes longer than that of torch.
-    import jsonschema
+def form(required: Form, optional: Form | None = None) -> Form:
+    """The schema of an object that has these fields and no others."""
+    fields = required | (optional or {})
+    rest = {"additionalProperties": False, "properties": fields, "required": list(required)}
+    return OBJECT | rest
 
-    standard = jsonschema.Draft202012Validator
-    is_type = standard.TYPE_CHECKER.is_type
 
-    def is_finite_number(checker: Any, value: Any) -> bool:
-        """JSON has no NaN, and neither has a table."""
-        return bool(is_type(value, "number")) and math.isfinite(value)
+CURVES = form({"loss": NUMBERS, "reconstruction": NUMBERS, "kl": NUMBERS})
+# Of every record; of every record but the first trials and solutions; of every trained model.
+CODE = {"torch": TEXT, "commit": TEXT}
+DAY = {"device": TEXT, "date": TEXT | {"pattern": r"^\d{4}-\d{2}-\d{2}$"}}
+TRAINED = {"model": TEXT, "data": TEXT, "seed": COUNT, "epochs": POSITIVE}
 
-    types = standard.TYPE_CHECKER.redefine("number", is_finite_number)
-    return jsonschema.validators.extend(standard, type_checker=types)
+
+@dataclass(frozen=True)
+class Kind:
+    """What the records of one kind have in common."""
+
+    plural: str
+    made_by: str
+    """The command that makes them."""
+    schema: Form
+    name: Callable[[Record], str | None]
+    """Of the file, without its suffix; none if the record does not say."""
+    contradiction: Callable[[Record], str | None] = lambda record: None
+    """Two things in a record, valid each, that cannot both be true."""
 
 
 def run_name(model: str, data: str, beta: float, seed: int) -> str:
@@ -42,39 +74,137 @@ def run_name(model: str, data: str, beta: float, seed: int) -> str:
     return f"{data}-{model}{'' if beta == 1 else f'-beta{beta:g}'}-seed{seed}"
 
 
-def write_valid(record: Record, path: Path) -> Path:
-    """Write a valid record, whole or not at all."""
-    return write_whole(path, (json.dumps(record) + "\n").encode())
+def book_results() -> Path:
+    """The folder of the book's own records, in a checkout or in an installed package."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent / "book" / "results"
+    return checkout if checkout.is_dir() else package / "results"
 
 
-def read_valid(
-    folder: Path, data: str | None, validate: Callable[[Any, str], None]
-) -> list[Record]:
-    """The records of a folder, or those of one data set, each of these checked by `validate`.
+def current_commit() -> str:
+    """The commit of the code that runs, or `unknown` outside a checkout."""
+
+    def answer(*question: str) -> str:
+        git = ["git", "-C", str(Path(__file__).parent), *question]
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        # An installed package may lie in a folder of somebody else's repository.
+        known = answer("ls-files", Path(__file__).name)
+        return (known and answer("rev-parse", "--short", "HEAD")) or "unknown"
+    except FileNotFoundError:  # git is not installed
+        return "unknown"
+
+
+def describe(device: torch.device | str, commit: str, **what: Any) -> Record:
+    """A record of `what` was run and found, made today on this device by this code."""
+    made = {"device": str(device), "torch": torch.__version__, "commit": commit}
+    made["date"] = date.today().isoformat()
+    # A tuple of sizes becomes the list that it is in the file.
+    return dict(json.loads(json.dumps(what | made)))
+
+
+def curves(history: History) -> dict[str, list[float]]:
+    """The curves of a training as a record holds them, in nats per example."""
+    return {
+        name: [round(value, 3) for value in getattr(history, name)] for name in CURVES["required"]
+    }
+
+
+def write(kind: Kind, record: Record, folder: Path) -> Path:
+    """Write a record and its checksum, whole or not at all.
 
     Raises:
-        InputError: one is damaged, or `validate` refuses it.
+        InputError: the record breaks the schema of its kind or contradicts itself.
     """
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
-        # Long records of other data sets are not worth the wait.
-        if data is None or not isinstance(record, dict) or record.get("data", data) == data:
-            validate(record, str(path))
-            records.append(record)
-    return records
+    _check(kind, record, "this record")
+    content = json.dumps(record | {"sha256": _sum(record)}) + "\n"
+    return write_whole(folder / f"{kind.name(record)}.json", content.encode())
 
 
-def check_schema(schema: dict[str, Any], record: Any, where: str) -> None:
-    """Refuse a record that breaks a schema, in one line that says `where` and in which place.
+def read(kind: Kind, path: Path) -> Record:
+    """Read what `write` wrote; the checksum stays in the file.
 
     Raises:
-        InputError: it does.
+        InputError: the file was changed since, is no record of this kind, or has another's name.
     """
-    first = next(iter(_validator()(schema).iter_errors(record)), None)
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise InputError(f"{path} is no record: that is a file of at most {LARGEST >> 20} MiB")
+    try:
+        record = json.loads(path.read_bytes().decode())
+        if not isinstance(record, dict) or record.pop("sha256", None) != _sum(record):
+            raise ValueError("its checksum is missing or wrong")
+        _check(kind, record, str(path))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
+    if (name := kind.name(record)) not in (None, path.stem):
+        raise InputError(f"{path} holds the record {name!r}: a copy under another name is no run")
+    return record
+
+
+def find(kind: Kind, folder: Path, data: str | None = None) -> dict[str, Record]:
+    """All records of a folder by name, in the order of their files, or those of one data set.
+
+    Raises:
+        InputError: there is none, or `read` refuses one, of whatever data set.
+    """
+    every = {path.stem: read(kind, path) for path in sorted(folder.glob("*.json"))}
+    found = {name: record for name, record in every.items() if data in (None, record.get("data"))}
+    if not found:
+        of = f" of {data}" if data else ""
+        raise InputError(f"no {kind.plural}{of} in {folder}: run `{kind.made_by}`")
+    return found
+
+
+def _sum(record: Record) -> str:
+    """SHA-256 of the canonical JSON: sorted, without spaces, in UTF-8; NaN has none."""
+    canonical = json.dumps(
+        record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check(kind: Kind, record: Record, where: str) -> None:
+    first = next(iter(_validator()(kind.schema).iter_errors(record)), None)
     if first is not None:
         place = "/".join(str(step) for step in first.absolute_path) or "the record"
         raise InputError(f"{where} breaks the schema at {place}: {first.message[:200]}")
+    wrong = _of_epochs(record) or kind.contradiction(record)
+    if wrong:
+        raise InputError(f"{where} contradicts itself at {wrong}")
+
+
+def _of_epochs(record: Record) -> str | None:
+    if record.get("best_epoch", 0) > record.get("epochs", math.inf):
+        return f"best_epoch: {record['best_epoch']} of {record['epochs']}"
+    for name, curve in record.get("history", {}).items():
+        if len(curve) != record["epochs"]:
+            return f"history/{name}: {len(curve)} entries for {record['epochs']} epochs"
+    return None
+
+
+@cache
+def _validator() -> Any:
+    # Jupyter brings checkers of formats, with which this import takes longer than that of torch.
+    import jsonschema
+
+    standard = jsonschema.Draft202012Validator
+    is_type = standard.TYPE_CHECKER.is_type
+
+    def is_number(_: Any, value: Any) -> bool:
+        """JSON has no NaN and no end of digits; a table has neither the one nor the other."""
+        return bool(is_type(value, "number")) and abs(value) <= sys.float_info.max
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return bool(is_type(value, "integer")) and abs(value) < 2**63
+
+    def items(validator: Any, each: Any, instance: Any, schema: Any) -> Any:
+        """Most of a record is numbers, and the general way takes seconds for a folder."""
+        numbers = each == NUMBER and isinstance(instance, list)
+        if not (numbers and all(is_number(None, value) for value in instance)):
+            yield from standard.VALIDATORS["items"](validator, each, instance, schema)
+
+    types = standard.TYPE_CHECKER.redefine_many({"number": is_number, "integer": is_integer})
+    return jsonschema.validators.extend(standard, {"items": items}, type_checker=types)

@@ -1,12 +1,12 @@
-"""Records of runs, and the tables and paired intervals that the pages read from them."""
+"""Records of runs: a trained model, and what its evaluation on the test set found.
+
+What reads them finds here all it needs: intervals and tables are of `tables`, and how records are
+kept in files is `record_files`'.
+"""
 
 import contextlib
 import hashlib
 import json
-import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,69 +23,84 @@ from ..models import Sizes
 from ..storage.files import write_whole
 from ..training.progress import progress_bar
 from ..vae import VAE
-from .record_files import (
-    COUNT,
-    NUMBER,
-    Record,
-    check_schema,
-    read_valid,
-    run_name,
-    write_valid,
-)
+from . import record_files as files
+from .record_files import Kind, Record, book_results, current_commit, run_name
+from .tables import Interval, group, interval, paired_interval, paired_table, table
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "model": {"type": "string"},
-        "data": {"type": "string"},
-        "seed": COUNT,
-        "beta": {"type": "number", "minimum": 0},
-        "sizes": {"type": "object"},
-        "epochs": {"type": "integer", "minimum": 1},
-        "best_epoch": {"type": "integer", "minimum": 1},
-        "num_samples": {"type": "integer", "minimum": 1},
-        "num_test": {"type": "integer", "minimum": 2},
-        "nll": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "mean": NUMBER,
-                "standard_error": {"type": "number", "minimum": 0},
-                "per_example": {"type": "array", "items": NUMBER},
-            },
-            "required": ["mean", "standard_error", "per_example"],
-        },
-        "elbo": NUMBER,
-        "reconstruction": NUMBER,
-        "kl": {"type": "array", "items": NUMBER, "minItems": 1},
-        "active_units": COUNT,
-        "prior_gap": NUMBER,
-        "seconds": NUMBER,
-        "device": {"type": "string"},
-        "torch": {"type": "string"},
-        "commit": {"type": "string"},
-        "date": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
-    },
-}
-SCHEMA["required"] = list(SCHEMA["properties"])
-# Of clouds of points alone: of images, neither says much.
-SCHEMA["properties"] |= {"energy_distance": NUMBER, "modes": COUNT}
-# Later than the first records.
-_CURVE = {"type": "array", "items": NUMBER}
-SCHEMA["properties"] |= {
-    "parameters": {"type": "integer", "minimum": 1},
-    "settings": {"type": "object"},
-    "history": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {name: _CURVE for name in ("loss", "reconstruction", "kl")},
-    },
-}
+__all__ = [
+    "RUNS", "Interval", "Record", "book_results", "current_commit", "group", "interval",
+    "make_record", "paired_interval", "paired_table", "read_records", "run_name", "table",
+    "write_record",
+]  # fmt: skip
 # Test examples between two looks at a long evaluation.
 PART = 500
 # Training images whose latents the prior gap is measured with: EM on more takes minutes.
 GAP_IMAGES = 5000
+# Test points whose energy distance to samples is measured.
+ENERGY_POINTS = 1000
+
+
+def _contradiction(record: Record) -> str | None:
+    nll, count = record["nll"], record["num_test"]
+    examples = np.array(nll["per_example"], dtype=float)
+    if len(examples) != count:
+        return f"num_test: {count}, but nll has {len(examples)} examples"
+    with np.errstate(all="ignore"):
+        found = {"mean": examples.mean(), "standard_error": examples.std(ddof=1) / count**0.5}
+        # Examples are rounded to 0.001, and summed in single precision.
+        near = 1e-3 + 1e-6 * np.abs(examples).max()
+        for name, value in found.items():
+            if not abs(value - nll[name]) <= near:
+                return f"nll/{name}: {nll[name]}, but its examples have {value:.4f}"
+    return None
+
+
+_FORM = files.form(
+    files.TRAINED | files.CODE | files.DAY | {
+        "best_epoch": files.POSITIVE, "beta": {"type": "number", "minimum": 0},
+        "sizes": files.OBJECT, "num_samples": files.POSITIVE,
+        "num_test": {"type": "integer", "minimum": 2},
+        "nll": files.form({
+            "mean": files.NUMBER, "standard_error": {"type": "number", "minimum": 0},
+            "per_example": files.NUMBERS,
+        }),
+        "elbo": files.NUMBER, "reconstruction": files.NUMBER, "kl": files.NUMBERS | {"minItems": 1},
+        "active_units": files.COUNT, "prior_gap": files.NUMBER, "seconds": files.NUMBER,
+    },
+    {
+        # Of clouds of points alone: of images, neither says much.
+        "energy_distance": files.NUMBER, "modes": files.COUNT,
+        # Later than the first records.
+        "parameters": files.POSITIVE, "settings": files.OBJECT, "history": files.CURVES,
+        "budget_control": files.OBJECT,
+        # Of data of your own alone.
+        "data_checksum": {"type": "string"},
+    },
+)  # fmt: skip
+RUNS = Kind(
+    plural="records",
+    made_by="reproduce",
+    schema=_FORM,
+    name=lambda run: run_name(run["model"], run["data"], run["beta"], run["seed"]),
+    contradiction=_contradiction,
+)
+
+
+def is_on_record(folder: Path, model: str, data: Data, beta: float, seed: int) -> bool:
+    """Whether a folder has the record of this run.
+
+    Raises:
+        InputError: it has one of other data of your own that have the same name.
+    """
+    path = folder / f"{run_name(model, data.name, beta, seed)}.json"
+    if not path.exists():
+        return False
+    if data.checksum and files.read(RUNS, path).get("data_checksum") != data.checksum:
+        raise InputError(
+            f"{path} is of other data that were called {data.name!r}, too: rename the file of one, "
+            "or take another folder"
+        )
+    return True
 
 
 def make_record(
@@ -103,7 +118,7 @@ def make_record(
     partial: Path | None = None,
     progress: bool = False,
 ) -> Record:
-    """Evaluate a trained model on its test set and describe the run; `SCHEMA` is the form.
+    """Evaluate a trained model on its test set and describe the run; `RUNS.schema` is the form.
 
     Args:
         model: its name.
@@ -119,6 +134,20 @@ def make_record(
         partial: a file for what is done so far. A stopped evaluation goes on from it.
         progress: show a progress bar.
     """
+    return files.describe(
+        next(vae.parameters()).device, commit, model=model, data=data.name, seed=seed, beta=beta,
+        sizes=sizes._asdict(), epochs=len(history.loss), best_epoch=history.best_epoch,
+        num_samples=num_samples, num_test=len(data.test),
+        **_figures(vae, data, num_samples, seed, partial, progress),
+        seconds=round(history.seconds, 1), parameters=sum(p.numel() for p in vae.parameters()),
+        settings=settings or {}, history=files.curves(history),
+        **({"data_checksum": data.checksum} if data.checksum else {}),
+    )  # fmt: skip
+
+
+def _figures(
+    vae: VAE, data: Data, num_samples: int, seed: int, partial: Path | None, progress: bool
+) -> dict[str, Any]:
     device = next(vae.parameters()).device
     data = data.to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -128,41 +157,15 @@ def make_record(
         gap = prior_gap(vae, data.batch(data.train[:GAP_IMAGES]), data.test).mean().item()
         points = {} if data.image_shape else _compare_samples(vae, data)
     mean, standard_error = mean_and_standard_error(result.nll)
-    record = {
-        "model": model,
-        "data": data.name,
-        "seed": seed,
-        "beta": beta,
-        "sizes": sizes._asdict(),
-        "epochs": len(history.loss),
-        "best_epoch": history.best_epoch,
-        "num_samples": num_samples,
-        "num_test": len(data.test),
+    return {
         "nll": {
-            "mean": round(mean, 4),
-            "standard_error": round(standard_error, 4),
+            "mean": round(mean, 4), "standard_error": round(standard_error, 4),
             "per_example": [round(value, 3) for value in result.nll.tolist()],
         },
-        "elbo": round(result.elbo, 4),
-        "reconstruction": round(result.reconstruction, 4),
-        "kl": [round(level, 4) for level in result.kl],
-        "active_units": int(result.active.sum()),
-        "prior_gap": round(gap, 4),
-        "seconds": round(history.seconds, 1),
-        "device": str(device),
-        "torch": torch.__version__,
-        "commit": commit,
-        "date": date.today().isoformat(),
-        "parameters": sum(p.numel() for p in vae.parameters()),
-        "settings": settings or {},
-        "history": {
-            name: [round(value, 3) for value in getattr(history, name)]
-            for name in ("loss", "reconstruction", "kl")
-        },
-        **points,
-    }
-    # A tuple of sizes becomes the list that it is in the file.
-    return dict(json.loads(json.dumps(record)))
+        "elbo": round(result.elbo, 4), "reconstruction": round(result.reconstruction, 4),
+        "kl": [round(level, 4) for level in result.kl], "prior_gap": round(gap, 4),
+        "active_units": int(result.active.sum()), **points,
+    }  # fmt: skip
 
 
 def _nll(
@@ -199,162 +202,33 @@ def _nll(
 
 
 def _compare_samples(vae: VAE, data: Data) -> dict[str, float | int]:
-    samples, labels = vae.sample(10 * len(data.test)), data.labels["train"]
-    return {
-        "energy_distance": round(energy_distance(samples, data.test), 5),
-        "modes": modes_found(samples, data.train, labels.to(samples.device)),
-    }
-
-
-def book_results() -> Path:
-    """The folder of the book's own records, in a checkout or in an installed package."""
-    package = Path(__file__).parents[1]
-    checkout = package.parent / "book" / "results"
-    return checkout if checkout.is_dir() else package / "results"
-
-
-def current_commit() -> str:
-    """The commit of the code that runs, or `unknown` outside a checkout."""
-
-    def answer(*question: str) -> str:
-        git = ["git", "-C", str(Path(__file__).parent), *question]
-        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-
-    try:
-        # An installed package may lie in a folder of somebody else's repository.
-        known = answer("ls-files", Path(__file__).name)
-        return (known and answer("rev-parse", "--short", "HEAD")) or "unknown"
-    except FileNotFoundError:  # git is not installed
-        return "unknown"
+    # Each with each: memory grows with the square.
+    test = data.test[:ENERGY_POINTS]
+    samples, labels = vae.sample(10 * len(test)), data.labels.get("train")
+    found: dict[str, float | int] = {"energy_distance": round(energy_distance(samples, test), 5)}
+    if labels is not None and data.features == 2:
+        found["modes"] = modes_found(samples, data.train, labels.to(samples.device))
+    return found
 
 
 def write_record(record: Record, folder: Path) -> Path:
     """Write a record, whole or not at all.
 
     Raises:
-        InputError: the record breaks the schema.
+        InputError: the record breaks the schema or contradicts itself.
     """
-    _validate(record, "this record")
-    name = run_name(record["model"], record["data"], record["beta"], record["seed"])
-    return write_valid(record, folder / f"{name}.json")
+    return files.write(RUNS, record, folder)
 
 
 def read_records(folder: Path, data: str | None = None) -> list[Record]:
     """All records of a folder, in the order of their files, or those of one data set.
 
     Raises:
-        InputError: there is none, or one is damaged or breaks the schema.
-    """
-    records = read_valid(folder, data, _validate)
-    if not records:
-        raise InputError(f"no records{f' of {data}' if data else ''} in {folder}: run `reproduce`")
-    return records
-
-
-def _validate(record: Any, where: str) -> None:
-    check_schema(SCHEMA, record, where)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Student's 95 % interval of the mean of independent values, one a seed.
+        InputError: there is none, or one is damaged, of another form or not what its name says.
 
     Example:
-        >>> from flowvae_tutorial.experiments.records import interval
-        >>> print(interval([22.1, 22.3, 22.6]))
-        22.33 [21.71, 22.96]
+        >>> from flowvae_tutorial.experiments.records import book_results, read_records
+        >>> {run["num_samples"] for run in read_records(book_results(), "digits")}
+        {5000}
     """
-    array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        raise InputError(f"an interval needs at least 2 seeds, got {len(array)}")
-    return _student(array.mean(), array.var(ddof=1) / len(array), len(array))
-
-
-def paired_interval(first: Sequence[Record], second: Sequence[Record]) -> Interval:
-    """95 % interval of the difference in NLL, first minus second: positive if second is better.
-
-    Runs are paired by seed and, within a seed, by test example. Two things would come out
-    differently on another day: the seeds and the test set. The variance of the mean difference
-    is taken as the sum of both, variance between seeds over the number of seeds plus variance
-    between examples over the number of examples. The noise that the two share is counted twice,
-    so the interval is, if anything, too wide. Student's t with seeds − 1 degrees of freedom.
-
-    Raises:
-        InputError: the two do not cover the same seeds and test examples.
-    """
-    one, other = ({r["seed"]: r["nll"]["per_example"] for r in runs} for runs in (first, second))
-    if sorted(one) != sorted(other):
-        raise InputError(f"runs are not paired: seeds {sorted(one)} against {sorted(other)}")
-    seeds = sorted(one)
-    if len(seeds) < 2:
-        raise InputError(f"an interval needs at least 2 seeds, got {len(seeds)}")
-    if {len(rows) for rows in [*one.values(), *other.values()]} != {len(one[seeds[0]])}:
-        raise InputError("runs are not paired: they were tested on different numbers of examples")
-    difference = np.array([np.subtract(one[seed], other[seed]) for seed in seeds])
-    by_seed, by_example = difference.mean(axis=1), difference.mean(axis=0)
-    variance = by_seed.var(ddof=1) / len(by_seed) + by_example.var(ddof=1) / len(by_example)
-    return _student(difference.mean(), variance, len(seeds))
-
-
-def _student(mean: float, variance: float, count: int) -> Interval:
-    # Half as long an import as that of torch, and few who train a model ask for an interval.
-    from scipy import stats
-
-    half = float(stats.t.ppf(0.975, count - 1)) * float(variance) ** 0.5
-    return Interval(float(mean), float(mean) - half, float(mean) + half)
-
-
-def group(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records by run name without the seed."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        name = run_name(record["model"], record["data"], record["beta"], record["seed"])
-        groups.setdefault(name.rpartition("-seed")[0], []).append(record)
-    return groups
-
-
-def table(records: Sequence[Record]) -> str:
-    """A Markdown table, one line a model: means over seeds, NLL with its 95 % interval in nats."""
-    lines = [
-        "| run | seeds | NLL | ELBO | reconstruction | KL | active units | gap of the prior |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, runs in group(records).items():
-        nll = [r["nll"]["mean"] for r in runs]
-        shown = str(interval(nll)) if len(runs) > 1 else f"{nll[0]:.2f} (one seed)"
-        mean = {
-            key: np.mean([np.sum(r[key]) for r in runs])
-            for key in ("elbo", "reconstruction", "kl", "active_units", "prior_gap")
-        }
-        lines.append(
-            f"| {name} | {len(runs)} | {shown} | {mean['elbo']:.2f} "
-            f"| {mean['reconstruction']:.2f} | {mean['kl']:.2f} | {mean['active_units']:.1f} "
-            f"| {mean['prior_gap']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def paired_table(records: Sequence[Record]) -> str:
-    """A Markdown table of paired differences in NLL between all models of each data set, β = 1."""
-    groups = group([r for r in records if r["beta"] == 1])
-    lines = ["| first − second | NLL difference, nats [95 % interval] |", "| --- | --- |"]
-    names = list(groups)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            # Seeds that only one of them has yet are left out, amid `reproduce` for example.
-            shared = {r["seed"] for r in groups[one]} & {r["seed"] for r in groups[other]}
-            pair = [[r for r in groups[name] if r["seed"] in shared] for name in (one, other)]
-            if groups[one][0]["data"] == groups[other][0]["data"] and len(shared) > 1:
-                lines.append(f"| {one} − {other} | {paired_interval(*pair)} |")
-    return "\n".join(lines)
+    return list(files.find(RUNS, folder, data).values())

@@ -1,7 +1,6 @@
 """Does refinement make better samples? Measured against held-out images, kept as records."""
 
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,9 @@ from ..errors import InputError
 from ..networks import dense
 from ..refinement import refine
 from ..vae import VAE
-from .record_files import (
-    COUNT,
-    NUMBER,
-    Record,
-    check_schema,
-    read_valid,
-    run_name,
-    write_valid,
-)
-from .records import Interval, interval
+from . import record_files as files
+from .record_files import Form, Kind, Record, run_name
+from .tables import Interval, interval
 
 # What is measured: after so many steps of this size, held so hard, on so many latents.
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -34,60 +26,46 @@ LATENTS = 1000
 NEIGHBOURS = 5
 # Training images that the reference is measured with: distances between more fill the memory.
 REFERENCE_IMAGES = 5000
-
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_POSITIVE = {"type": "integer", "minimum": 1}
+FIGURES = ("log_prob", "distance", "confidence", "precision", "recall", "energy_distance")
 
 
-def _grid(number: dict[str, Any]) -> dict[str, Any]:
+def _grid(number: Form) -> Form:
     """A row an anchor, a column a number of steps."""
     return {"type": "array", "items": {"type": "array", "items": number}}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object", "additionalProperties": False, "properties": properties,
-        "required": list(properties),
-    }  # fmt: skip
+def _contradiction(record: Record) -> str | None:
+    shape = [len(record["steps"])] * len(record["anchors"])
+    for name in FIGURES:
+        if [len(row) for row in record[name]] != shape:
+            return f"{name}: a row an anchor, a column a number of steps"
+    return None
 
 
-SCHEMA: dict[str, Any] = _object(
-    {
-        "model": {"type": "string"},
-        "data": {"type": "string"},
-        "seed": COUNT,
-        "epochs": _POSITIVE,
-        "best_epoch": _POSITIVE,
-        "lr": {"type": "number", "exclusiveMinimum": 0},
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_FORM = files.form(
+    files.TRAINED | files.CODE | files.DAY | {
+        "best_epoch": files.POSITIVE, "lr": {"type": "number", "exclusiveMinimum": 0},
         "anchors": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1},
-        "steps": {"type": "array", "items": COUNT, "minItems": 1},
-        "decoded": {"const": "draws"},
-        "num_latents": _POSITIVE,
-        "num_test": _POSITIVE,
-        "num_compared": _POSITIVE,
-        "neighbours": _POSITIVE,
-        "log_prob": _grid(NUMBER),
-        "distance": _grid({"type": "number", "minimum": 0}),
-        "confidence": _grid(_SHARE),
-        "precision": _grid(_SHARE),
-        "recall": _grid(_SHARE),
-        "energy_distance": _grid(NUMBER),
-        "reference": _object(
-            {
-                "accuracy": _SHARE,
-                "confidence": _SHARE,
-                "precision": _SHARE,
-                "recall": _SHARE,
-                "energy_distance": NUMBER,
-            }
-        ),
-        "device": {"type": "string"},
-        "torch": {"type": "string"},
-        "commit": {"type": "string"},
-        "date": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
+        "steps": {"type": "array", "items": files.COUNT, "minItems": 1},
+        "decoded": {"const": "draws"}, "num_latents": files.POSITIVE, "num_test": files.POSITIVE,
+        "num_compared": files.POSITIVE, "neighbours": files.POSITIVE,
+        "log_prob": _grid(files.NUMBER), "distance": _grid({"type": "number", "minimum": 0}),
+        "confidence": _grid(_SHARE), "precision": _grid(_SHARE), "recall": _grid(_SHARE),
+        "energy_distance": _grid(files.NUMBER),
+        "reference": files.form({
+            "accuracy": _SHARE, "confidence": _SHARE, "precision": _SHARE, "recall": _SHARE,
+            "energy_distance": files.NUMBER,
+        }),
     }
+)  # fmt: skip
+REFINEMENTS = Kind(
+    plural="refinements",
+    made_by="refine",
+    schema=_FORM,
+    name=lambda run: run_name(run["model"], run["data"], 1, run["seed"]),
+    contradiction=_contradiction,
 )
-FIGURES = ("log_prob", "distance", "confidence", "precision", "recall", "energy_distance")
 
 
 class Classifier(nn.Module):
@@ -166,14 +144,8 @@ def measure_refinement(
     data = data.to(device)
     compared = min(LATENTS, len(data.test))
     test = data.test[:compared]
-    record: Record = {
-        "model": model, "data": data.name, "seed": seed, "epochs": epochs,
-        "best_epoch": best_epoch, "lr": LR, "anchors": list(ANCHORS), "steps": list(STEPS),
-        "decoded": "draws", "num_latents": LATENTS, "num_test": len(data.test),
-        "num_compared": compared, "neighbours": NEIGHBOURS,
-    }  # fmt: skip
 
-    def describe(x: Tensor) -> dict[str, float]:
+    def figures_of(x: Tensor) -> dict[str, float]:
         precision, recall = precision_and_recall(
             classifier.features(x[:compared]), classifier.features(test), NEIGHBOURS
         )
@@ -196,59 +168,37 @@ def measure_refinement(
                 figures = {
                     "log_prob": prior.log_prob(z).mean().item(),
                     "distance": (z - start).norm(dim=-1).mean().item(),
-                    **describe(vae.likelihood(z.unsqueeze(0)).sample().squeeze(0)),
+                    **figures_of(vae.likelihood(z.unsqueeze(0)).sample().squeeze(0)),
                 }
                 for name, value in figures.items():
                     grid[name][row].append(round(value, 5))
         torch.manual_seed(seed)
         labels = data.labels["test"].to(device)
         right = classifier(data.test).argmax(-1) == labels
-        reference = describe(data.batch(data.train[:REFERENCE_IMAGES])) | {
+        reference = figures_of(data.batch(data.train[:REFERENCE_IMAGES])) | {
             "accuracy": right.sum().item() / len(right),
             "confidence": _confidence(classifier, data.test),
         }
-    return record | grid | {
-        "reference": {name: round(value, 5) for name, value in reference.items()},
-        "device": str(device), "torch": torch.__version__, "commit": commit,
-        "date": date.today().isoformat(),
-    }  # fmt: skip
+    return files.describe(
+        device, commit, model=model, data=data.name, seed=seed, epochs=epochs,
+        best_epoch=best_epoch, lr=LR, anchors=ANCHORS, steps=STEPS, decoded="draws",
+        num_latents=LATENTS, num_test=len(data.test), num_compared=compared,
+        neighbours=NEIGHBOURS, **grid,
+        reference={name: round(value, 5) for name, value in reference.items()},
+    )  # fmt: skip
 
 
 def _confidence(classifier: Classifier, x: Tensor) -> float:
     return float(classifier(x).softmax(dim=-1).amax(dim=-1).mean())
 
 
-def write_refinement(record: Record, folder: Path) -> Path:
-    """Write a record, whole or not at all.
-
-    Raises:
-        InputError: the record breaks the schema.
-    """
-    _validate(record, "this record")
-    name = run_name(record["model"], record["data"], 1, record["seed"])
-    return write_valid(record, folder / f"{name}.json")
-
-
 def read_refinements(folder: Path, data: str | None = None) -> list[Record]:
     """All records of a folder, in the order of their files, or those of one data set.
 
     Raises:
-        InputError: there is none, or one is damaged or breaks the schema.
+        InputError: there is none, or one is damaged, of another form or not what its name says.
     """
-    records = read_valid(folder, data, _validate)
-    if not records:
-        raise InputError(f"no refinements{f' of {data}' if data else ''} in {folder}: run `refine`")
-    return records
-
-
-def _validate(record: Any, where: str) -> None:
-    check_schema(SCHEMA, record, where)
-    shape = [len(record["steps"])] * len(record["anchors"])
-    for name in FIGURES:
-        if [len(row) for row in record[name]] != shape:
-            raise InputError(
-                f"{where} breaks the schema at {name}: a row an anchor, a column a number of steps"
-            )
+    return list(files.find(REFINEMENTS, folder, data).values())
 
 
 def gain(records: Sequence[Record], figure: str, anchor: float, steps: int) -> Interval:

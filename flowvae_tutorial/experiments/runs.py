@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from ..data import Data, load
-from ..models import FIRST_STAGE, build, resolve, training_settings
+from ..data import Data
+from ..models import FIRST_STAGE, Sizes, build, resolve, training_settings
+from ..storage.own_data import load_data
 from ..storage.trained import Trained
 from ..training.loop import fit
 from ..training.ranks import device_by_name
@@ -86,16 +87,9 @@ def train_run(
 def record_of(
     trained: Trained, data: Data, *, num_samples: int, commit: str, partial: Path | None = None
 ) -> Record:
-    """Evaluate a trained model on the test set of its data.
-
-    Args:
-        trained: the model.
-        data: what it was trained on.
-        num_samples: S of the importance-sampled NLL.
-        commit: of the code.
-        partial: a file that keeps what a stopped evaluation has done so far.
-    """
-    _, sizes = resolve(trained.model, data)
+    """Evaluate a trained model on the test set of its data; the rest is as `make_record` has it."""
+    built_from = trained.vae.built_from
+    sizes = Sizes(**built_from["sizes"]) if built_from else resolve(trained.model, data)[1]
     return make_record(
         trained.model, trained.vae, data, sizes, trained.history,
         seed=trained.seed, beta=trained.beta, num_samples=num_samples, commit=commit,
@@ -115,9 +109,9 @@ def reproduce_model(
     commit: str,
 ) -> None:
     """Runs of one model, each a KL weight and a seed, one after the other."""
-    dataset = load(data)
+    dataset = load_data(data)
     for beta, seed in runs:
-        checkpoint = out / run_name(model, data, beta, seed) / "checkpoint.pt"
+        checkpoint = out / run_name(model, dataset.name, beta, seed) / "checkpoint.pt"
         trained = train_run(
             model, dataset, seed=seed, beta=beta, device=device_by_name(device),
             checkpoint=checkpoint, epochs=epochs,

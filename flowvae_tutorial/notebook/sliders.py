@@ -6,6 +6,7 @@ import io
 import json
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML
@@ -14,12 +15,12 @@ from matplotlib.figure import Figure
 from ..errors import InputError
 
 
-def frame_slider(frames: Mapping[str, Figure], label: str, alt: str, start: int = 0) -> HTML:
+def frame_slider(frames: Mapping[Any, Figure], label: str, alt: str, start: int = 0) -> HTML:
     """A slider over figures drawn beforehand, in plain HTML: no kernel, no library, no network.
 
     Args:
-        frames: a figure for each value, in order; the key is what the slider says there. The
-            figures are closed.
+        frames: a figure for each value, in order; the key, a text or a number, is what the slider
+            says there. The figures are closed.
         label: what the slider changes.
         alt: what is to be seen, for readers who do not see it; the value is added to it.
         start: the frame shown first.
@@ -42,8 +43,9 @@ def frame_slider(frames: Mapping[str, Figure], label: str, alt: str, start: int 
         )
     # An id made of the label is the same at every run, which keeps stored outputs stable.
     slider = f"frames-{uuid.uuid5(uuid.NAMESPACE_OID, label + alt).hex[:8]}"
-    names = [html.escape(name) for name in frames]
-    stored = html.escape(json.dumps(list(frames)))
+    says = [str(value) for value in frames]
+    names = [html.escape(name) for name in says]
+    stored = html.escape(json.dumps(says))
     style = "max-width:100%;height:auto;background:#fff;display"
     pictures = "".join(
         f'<img src="data:image/png;base64,{_png(figure)}" alt="{html.escape(alt)} {name}" '

@@ -8,7 +8,7 @@ Example:
     >>> data, checkpoint = load("rings"), Path("checkpoint.pt")
     >>> history = fit(build("gaussian", data), data, epochs=1, checkpoint=checkpoint)
     >>> sorted(load_checkpoint(checkpoint))
-    ['best', 'epochs', 'format', 'history', 'optimizer', 'run', 'vae']
+    ['best', 'built_from', 'epochs', 'format', 'history', 'optimizer', 'run', 'vae']
 """
 
 import io
@@ -80,7 +80,8 @@ def load_checkpoint_of(run: dict[str, Any], path: Path) -> dict[str, Any]:
         InputError: as `load_checkpoint`; or it is of another run, with what the two differ in.
     """
     state = load_checkpoint(path)
-    other = state["run"] if isinstance(state["run"], dict) else {}
+    # One of an earlier version has no checksum, and neither have the book's data.
+    other = {"data_checksum": ""} | (state["run"] if isinstance(state["run"], dict) else {})
     differs = [name for name in run if other.get(name) != run[name]]
     if differs:
         raise InputError(

@@ -1,17 +1,39 @@
 """Files that are there whole or not at all, whatever stops the process that writes them."""
 
 import contextlib
+import errno
 import os
+import secrets
+import stat
 from pathlib import Path
 
 from ..errors import InputError
+
+# What helps, by what the system says.
+_ADVICE = {
+    errno.ENOSPC: "make room and run again",
+    errno.EDQUOT: "make room and run again",
+    errno.EACCES: "ask for the right to write there, or name another place",
+    errno.EPERM: "ask for the right to write there, or name another place",
+    errno.EROFS: "name a place that is not read-only",
+    errno.EISDIR: "move it away, or name another place",
+    errno.ENOTDIR: "move the file away that stands where a folder must, or name another place",
+    errno.EEXIST: "move the file away that stands where a folder must, or name another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+# The half-written file of a process that was killed is in nobody's way, and goes after an hour.
+_HALF, _STALE = ".flowvae-*.part", 3600
 
 
 def write_whole(path: Path, content: bytes) -> Path:
     """Write `content` beside its place and rename it.
 
+    Each writer has a file of its own until then: of several, one is last and none is torn. A link
+    stays one, and what it points to is replaced. A file that was there keeps its permissions.
+
     Raises:
-        InputError: the disk is full or not writable. What was at `path` before is still there.
+        InputError: the disk is full or not writable, or the path names no place for a file. What
+            was at `path` before is still there.
 
     Example:
         >>> from pathlib import Path
@@ -19,16 +41,30 @@ def write_whole(path: Path, content: bytes) -> Path:
         >>> write_whole(Path("notes") / "first.txt", b"all of it").read_bytes()
         b'all of it'
     """
-    half = path.with_name(path.name + ".part")
+    place = Path(os.path.realpath(path))
+    half = place.with_name(_HALF.replace("*", secrets.token_hex(8)))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(content)
-        os.replace(half, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (there := place.exists()) and not place.is_file():
+            raise IsADirectoryError(errno.EISDIR, "a directory or a device is in its place")
+        # "x" makes a new file or none: it follows no link that somebody put there.
+        with half.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if there:
+            half.chmod(stat.S_IMODE(place.stat().st_mode))
+        os.replace(half, place)
     except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "name another place")
+        raise InputError(
+            f"could not write {path} ({error.strerror}): {advice}; what was there before is kept"
+        ) from error
+    finally:
         with contextlib.suppress(OSError):
             half.unlink()
-        raise InputError(
-            f"could not write {path} ({error.strerror}): make room and run again; what was there "
-            "before is kept"
-        ) from error
+    with contextlib.suppress(OSError):
+        for left in place.parent.glob(_HALF):
+            if left.stat().st_mtime < place.stat().st_mtime - _STALE:
+                left.unlink()
     return path

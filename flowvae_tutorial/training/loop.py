@@ -1,7 +1,6 @@
 """One training loop for every model: warm-up, early stopping, exact checkpoints."""
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -104,7 +103,8 @@ def fit(
     _check_trainable(vae, data)
     device = data.train.device if device is None else device_by_name(device)
     if checkpoint is not None:
-        checkpoint = Path(text(os.fspath(checkpoint), "checkpoint"))
+        given = checkpoint if isinstance(checkpoint, Path) else text(checkpoint, "checkpoint")
+        checkpoint = Path(given)
     data = _looked_at(vae.to(device), data, device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
     history, warned = History(), False
@@ -115,6 +115,7 @@ def fit(
         "model": name, "data": text(data.name, "data.name"), "batch_size": batch_size,
         "lr": lr, "clip": clip, "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
+        "data_checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
@@ -161,6 +162,7 @@ def fit(
                 state = {
                     "run": run, "epochs": epochs, "history": asdict(history), "best": best,
                     "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                    "built_from": vae.built_from,
                 }  # fmt: skip
                 save_checkpoint(checkpoint, state)
             bar.update()
@@ -190,10 +192,10 @@ def _enough_memory(device: torch.device, batch_size: int) -> Iterator[None]:
 
 def _check_trainable(vae: VAE, data: Data) -> None:
     """Refuse a model of which nothing, or not all, would learn, and data that are no tensors."""
-    if not isinstance(vae, nn.Module) or not isinstance(data, Data):
-        raise InputError(
-            f"fit takes a VAE and a Data, got {type(vae).__name__} and {type(data).__name__}"
-        )
+    if not isinstance(vae, nn.Module):
+        raise InputError(f"fit trains a VAE, got {type(vae).__name__}")
+    if not isinstance(data, Data):
+        raise InputError(f"fit trains on a Data, got {type(data).__name__}: own_data(x) makes one")
     if not torch.is_grad_enabled():
         raise InputError("fit needs gradients: call it outside of no_grad and inference_mode")
     if any(weight.is_inference() for weight in vae.state_dict(keep_vars=True).values()):

@@ -28,7 +28,7 @@ CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
 
 # What the package and the chapters need and Colab has; with what these need themselves.
 STOCK = [
-    *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "tqdm"),
+    *("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "tqdm"),
     *("ipykernel", "ipywidgets", "platformdirs", "safetensors", "typer", "jsonschema"),
 ]
 KEPT = ("torch", "numpy")

@@ -94,9 +94,8 @@ def mistake(outcome: Outcome, code: int = 2) -> str:
     """The one line of a refused command; the bar of a run that had begun may stand before it."""
     assert outcome.code == code
     assert "Traceback" not in outcome.out + outcome.err
-    # A slow epoch is counted in seconds an epoch.
-    bars = "epoch/s", "s/epoch"
-    lines = [line for line in outcome.err.splitlines() if not any(bar in line for bar in bars)]
+    # The bar of a slow machine counts seconds an epoch.
+    lines = [line for line in outcome.err.splitlines() if not re.search("epoch/s|s/epoch", line)]
     assert len([line for line in lines if line.strip()]) == 1, outcome.err
     assert lines[-1].startswith("error: ")
     return lines[-1]
@@ -381,7 +380,8 @@ def test_reproduce_redoes_a_record_that_is_gone_and_no_other(
     after = files(tmp_path / "results")
     assert after["rings-gaussian-seed1.json"] == before["rings-gaussian-seed1.json"]
     old, new = (json.loads(state[f"{RUN}.json"][1]) for state in (before, after))
-    assert new | {"date": ""} == old | {"date": ""}
+    today = {"date": "", "sha256": ""}
+    assert new | today == old | today
 
 
 def test_reproduce_runs_every_beta_with_its_own_record(command: Command, tmp_path: Path) -> None:
@@ -467,8 +467,10 @@ def killed_reproduce(folder: Path, tries: int, seed: int, start_method: str) -> 
     Begins anew where it has ended before it could be killed. Commands are forked from a process
     that never computes, so that nothing of torch's is forked amid work.
     """
-    # Imported by the first training step otherwise, in each process anew and for seconds.
-    importlib.import_module("torch._dynamo")
+    # Imported by the first training step and the first record otherwise, in each process anew and
+    # for seconds.
+    for name in ("torch._dynamo", "jsonschema"):
+        importlib.import_module(name)
 
     def start(line: str) -> int:
         pid = os.fork()
@@ -537,7 +539,8 @@ def assert_a_killed_reproduce_ends_as_if_it_had_not(
     assert any(0 < n < 100 for _, epochs, _, _ in kills for n in epochs), "no kill came amid a run"
     assert same_figures(folder / "results", folder / "whole")
     assert len(read_records(folder / "results")) == 4
-    assert not list(folder.rglob("*.part")), "a half-written file stays"
+    # Those of the kills themselves have names with a dot, and go after an hour.
+    assert not list(folder.rglob("[!.]*.part")), "a half-done evaluation stays"
     assert "Traceback" not in output.read_text()
 
 
@@ -996,19 +999,15 @@ def test_a_folder_that_is_a_file_is_one_line(command: Command, tmp_path: Path, l
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, an always full disk")
 @pytest.mark.parametrize(
-    "file",
-    ["checkpoint.pt.part", "weights.safetensors.part", f"{RUN}.json.part", "samples.png.part"],
+    "file", ["checkpoint.pt", "weights.safetensors", f"{RUN}.json", "samples.png"]
 )
 def test_a_full_disk_is_one_line_and_the_run_goes_on_with_room_again(
-    command: Command, tmp_path: Path, file: str
+    command: Command, full_disk: Callable[[str | None], None], file: str
 ) -> None:
-    full = tmp_path / "runs" / RUN / file
-    full.parent.mkdir(parents=True)
-    full.symlink_to("/dev/full")
+    full_disk(file)
     assert "No space left" in mistake(command(TRAIN))
-    full.unlink(missing_ok=True)
+    full_disk(None)
     assert command(TRAIN + " --resume").code == 0
 
 

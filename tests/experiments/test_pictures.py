@@ -1,7 +1,7 @@
 """What commands print and draw of a run, and that a picture is there whole or not at all."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,12 @@ def test_a_run_of_images_is_drawn_with_test_images_below_samples_and_above_recon
     assert torch.allclose(images[40:], vae.reconstruct(digits.test[:10]))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, an always full disk")
-def test_a_full_disk_keeps_the_picture_that_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_picture_that_was_there(
+    tmp_path: Path, full_disk: Callable[[str | None], None]
+) -> None:
     path = tmp_path / "images.png"
     path.write_bytes(b"precious")
-    path.with_name("images.png.part").symlink_to("/dev/full")
+    full_disk("images.png")
     with pytest.raises(InputError, match="No space left"):
         draw_samples(torch.rand(3, 64), load("digits"), path)
     assert path.read_bytes() == b"precious"

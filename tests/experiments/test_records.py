@@ -1,8 +1,10 @@
 """Records hold to their schema, and an interval covers what it says it covers."""
 
 import copy
+import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+import solutions
+import trials
 from flowvae_tutorial import VAE, History, InputError, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import records
+from flowvae_tutorial.experiments.record_files import LARGEST, Kind, find, read
 from flowvae_tutorial.experiments.records import (
-    SCHEMA,
+    RUNS,
     Record,
     current_commit,
     interval,
@@ -30,6 +35,7 @@ from flowvae_tutorial.experiments.records import (
     table,
     write_record,
 )
+from flowvae_tutorial.experiments.refinement_records import REFINEMENTS
 from flowvae_tutorial.models import Sizes, default_sizes
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
@@ -57,6 +63,14 @@ def made() -> Record:
 @pytest.fixture
 def record(made: Record) -> Record:
     return copy.deepcopy(made)
+
+
+def sealed(record: Any, path: Path) -> Path:
+    """A file with the right checksum, worked out here, whatever is wrong with the record."""
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+    path.write_text(json.dumps(record | {"sha256": sha256}))
+    return path
 
 
 def refusal(record: Any, folder: Path) -> str:
@@ -109,20 +123,20 @@ def test_a_record_is_read_back_as_it_was_written(record: Record, tmp_path: Path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("key", SCHEMA["required"])
+@pytest.mark.parametrize("key", RUNS.schema["required"])
 def test_a_record_that_lacks_a_field_is_refused_by_its_name(
     record: Record, tmp_path: Path, key: str
 ) -> None:
     del record[key]
-    # Without these four the record has no name of a file, so it is read and not written.
-    (tmp_path / "some.json").write_text(json.dumps(record))
+    # Without some of these the record has no name of a file, so it is read and not written.
+    sealed(record, tmp_path / "some.json")
     with pytest.raises(InputError, match=f"'{key}' is a required") as error:
         read_records(tmp_path)
     assert "some.json" in str(error.value)
 
 
 def test_the_schema_has_the_fields_of_the_design() -> None:
-    assert set(SCHEMA["required"]) >= {
+    assert set(RUNS.schema["required"]) >= {
         "model", "data", "seed", "sizes", "epochs", "best_epoch", "num_samples", "num_test", "nll",
         "elbo", "reconstruction", "kl", "active_units", "seconds", "device", "torch", "commit",
         "date",
@@ -196,18 +210,23 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
         read_records(tmp_path, "digits")
 
 
-def test_every_committed_record_holds_to_the_schema_and_has_its_own_name() -> None:
-    # Those of refinement, trials and solutions have a form of their own, and a test.
-    others = {RESULTS / name for name in ("refinement", "trials", "solutions")}
-    files = [f for f in RESULTS.rglob("*") if f.is_file() and f.parent not in others]
-    records = [file for file in files if file.suffix == ".json"]
-    assert records or not files, "pictures without the records that they are drawn from"
-    for folder in {file.parent for file in records}:
-        names = {
-            f"{run_name(r['model'], r['data'], r['beta'], r['seed'])}.json"
-            for r in read_records(folder)
-        }
-        assert names == {file.name for file in folder.glob("*.json")}
+KINDS = {
+    "results": RUNS, "long": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
+    "solutions": solutions.KIND,
+}  # fmt: skip
+FILES = sorted(RESULTS.rglob("*.json"))
+
+
+def test_every_committed_record_is_read_by_its_name_and_has_its_checksum() -> None:
+    folders = {file.parent for file in FILES}
+    assert {folder.name for folder in folders} == set(KINDS)
+    for folder in folders:
+        found = find(KINDS[folder.name], folder)
+        assert list(found) == [file.stem for file in sorted(folder.glob("*.json"))]
+        for name, record in found.items():
+            # The rest of the record is in the file as it was written, and the sum after it.
+            said = json.loads((folder / f"{name}.json").read_bytes())
+            assert list(said)[-1] == "sha256" and list(said)[:-1] == list(record)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +243,204 @@ def test_the_commit_is_unknown_without_a_checkout_or_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flowvae_tutorial.experiments.records.__file__", str(tmp_path / "records.py")
+        "flowvae_tutorial.experiments.record_files.__file__", str(tmp_path / "records.py")
     )
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert current_commit() == "unknown"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert current_commit() == "unknown"
+
+
+# --- records that were changed, copied or made up ---------------------------------------------
+
+
+def unread(folder: Path, kind: Kind = RUNS) -> str:
+    """Why the records of a folder are refused: one line that can be printed anywhere."""
+    with pytest.raises(InputError) as error:
+        find(kind, folder)
+    assert "\n" not in str(error.value)
+    str(error.value).encode()
+    return str(error.value)
+
+
+def test_no_bit_of_a_record_flips_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "digits-gaussian-seed0.json"
+    content = (RESULTS / path.name).read_bytes()
+    random = np.random.default_rng(0)
+    for flip in random.integers(8 * len(content), size=300).tolist():
+        flipped = bytearray(content)
+        flipped[flip // 8] ^= 1 << flip % 8
+        path.write_bytes(flipped)
+        assert f"{path} is damaged" in unread(tmp_path), flip
+    path.write_bytes(content)
+    assert len(read_records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("sha256", [None, "", "0" * 64, 7, "upper"])
+def test_a_record_without_its_own_checksum_is_refused(
+    record: Record, tmp_path: Path, sha256: object
+) -> None:
+    path = write_record(record, tmp_path)
+    said = json.loads(path.read_text())
+    if sha256 == "upper":
+        sha256 = said["sha256"].upper()
+    path.write_text(json.dumps(said | {"sha256": sha256} if sha256 is not None else record))
+    assert f"{path} is damaged (its checksum" in unread(tmp_path)
+
+
+def test_the_checksum_is_of_the_content_and_not_of_its_layout(
+    record: Record, tmp_path: Path
+) -> None:
+    path = write_record(record, tmp_path)
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(said.items())), indent=3).replace("\n", "\r\n"))
+    assert read_records(tmp_path) == [record]
+
+
+def contradict(record: Record, place: str) -> None:
+    nll = record["nll"]
+    match place:
+        case "nll/mean" | "nll/standard_error":
+            nll[place.removeprefix("nll/")] += 0.01
+        case "num_test":
+            record[place] += 1
+        case "best_epoch":
+            record[place] = 3
+        case "epochs":
+            record[place] = 3
+        case "fewer examples":
+            # Mean and standard error follow: the number alone is wrong.
+            nll["per_example"].pop()
+            nll["mean"] = float(np.mean(nll["per_example"]))
+            nll["standard_error"] = float(stats.sem(nll["per_example"]))
+        case _:
+            record["history"][place.removeprefix("history/")].append(1.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [("nll/mean", "nll/mean"), ("nll/standard_error", "nll/standard_error"),
+     ("num_test", "num_test: 31"), ("fewer examples", "num_test: 30, but nll has 29"),
+     ("best_epoch", "best_epoch: 3 of 2"), ("epochs", "history/loss: 2 entries for 3"),
+     ("history/loss", "history/loss"), ("history/reconstruction", "history/reconstruction"),
+     ("history/kl", "history/kl: 3 entries for 2 epochs")],
+)  # fmt: skip
+def test_a_record_that_contradicts_itself_is_neither_written_nor_read(
+    record: Record, tmp_path: Path, place: str, named: str
+) -> None:
+    contradict(record, place)
+    assert f"this record contradicts itself at {named}" in refusal(record, tmp_path)
+    path = sealed(record, tmp_path / "rings-gaussian-seed7.json")
+    assert f"{path} contradicts itself at {named}" in unread(tmp_path)
+
+
+def test_a_summary_may_be_rounded_and_of_single_precision(record: Record, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 1e6):
+        values = (100 + scale * random.normal(size=10_000)).astype(np.float32)
+        record["num_test"] = len(values)
+        record["nll"] = {
+            "mean": round(float(values.mean()), 4),
+            "standard_error": round(float(values.std(ddof=1) / np.float32(100)), 4),
+            "per_example": [round(value, 3) for value in values.tolist()],
+        }
+        write_record(record, tmp_path)
+
+
+def test_a_copied_record_is_no_second_run(record: Record, tmp_path: Path) -> None:
+    path = write_record(record, tmp_path)
+    copied = path.with_name("rings-gaussian-seed8.json")
+    copied.write_bytes(path.read_bytes())
+    assert f"{copied} holds the record 'rings-gaussian-seed7'" in unread(tmp_path)
+    # Whatever data set its name claims, and whichever is asked for.
+    copied.replace(path.with_name("digits-gaussian-seed7.json"))
+    with pytest.raises(InputError, match=r"digits-gaussian-seed7\.json holds the record 'rings"):
+        read_records(tmp_path, "digits")
+
+
+@pytest.mark.parametrize("kind", ["refinement", "trials"])
+def test_a_copy_is_refused_of_whatever_kind(tmp_path: Path, kind: str) -> None:
+    file = next(file for file in FILES if file.parent.name == kind)
+    copied = tmp_path / "another.json"
+    copied.write_bytes(file.read_bytes())
+    assert f"{copied} holds the record {file.stem!r}" in unread(tmp_path, KINDS[kind])
+
+
+def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for file in FILES:
+        for kind in {id(kind): kind for kind in KINDS.values()}.values():
+            if kind is not KINDS[file.parent.name] and file in (FILES[0], *FILES[-40::3]):
+                with pytest.raises(InputError, match="breaks the schema"):
+                    read(kind, file)
+
+
+def test_a_record_has_room_for_the_control_of_its_budget(record: Record, tmp_path: Path) -> None:
+    write_record(record | {"budget_control": {"epochs": [100, 200]}}, tmp_path / "room")
+    (tmp_path / "none").mkdir()
+    assert "at budget_control:" in refusal(record | {"budget_control": 3}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("place", ["elbo", "seed", "epochs", "num_samples", "nll"])
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_without_end_is_one_line(
+    record: Record, tmp_path: Path, place: str, digits: int
+) -> None:
+    path = tmp_path / "rings-gaussian-seed7.json"
+    if place == "nll":
+        record["nll"]["per_example"][4] = 10**400
+    else:
+        record[place] = 10**400
+    text = sealed(record, path).read_text()
+    path.write_text(text.replace("0" * 400, "0" * digits))
+    assert str(path) in unread(tmp_path)
+    path.write_text(text.replace("0" * 400, "0.5e400"))
+    assert str(path) in unread(tmp_path)
+
+
+@pytest.mark.parametrize("depth", [100, 450, 900, 960, 5000])
+@pytest.mark.parametrize("key", ["model", "settings", "nll"])
+def test_brackets_without_end_are_one_line(
+    record: Record, tmp_path: Path, key: str, depth: int
+) -> None:
+    path = tmp_path / "rings-gaussian-seed7.json"
+    nested = "[" * depth + "]" * depth
+    text = json.dumps(record | {key: "HERE"}, sort_keys=True, separators=(",", ":"))
+    text = text.replace('"HERE"', nested)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(f'{text[:-1]},"sha256":"{sha256}"}}')
+    assert str(path) in unread(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model", "data", "device", "likes"])
+def test_half_a_character_is_one_line(record: Record, tmp_path: Path, key: str) -> None:
+    text = json.dumps(record | {key: "\ud800"}, sort_keys=True, separators=(",", ":"))
+    for canonical in (text, text.replace("\\ud800", "\ud800")):
+        sha256 = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+        path = tmp_path / "rings-gaussian-seed7.json"
+        path.write_text(f'{text[:-1]},"sha256":"{sha256}"}}')
+        assert f"{path} is damaged" in unread(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", ["fifo", "folder", "nowhere", "zeros", "sparse", "long"])
+def test_what_is_no_file_of_reasonable_size_is_not_opened(
+    record: Record, tmp_path: Path, what: str
+) -> None:
+    write_record(record, tmp_path)
+    path = tmp_path / "some.json"
+    match what:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "nowhere":
+            path.symlink_to(tmp_path / "nowhere")
+        case "zeros":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.touch()
+            os.truncate(path, 100 * 2**30 if what == "sparse" else LARGEST + 1)
+    assert f"{path} is no record: that is a file of at most 64 MiB" in unread(tmp_path)
 
 
 # --- intervals --------------------------------------------------------------------------------
@@ -252,9 +463,10 @@ def test_an_interval_needs_two_values() -> None:
 def runs(differences: Sequence[Sequence[float]], first_seed: int = 0) -> list[Record]:
     """What `paired_interval` needs of records: a row a seed."""
     return [
-        {"seed": seed, "nll": {"per_example": list(row)}}
+        {"model": "gaussian", "data": "rings", "beta": 1, "seed": seed, "num_samples": 20,
+         "nll": {"per_example": list(row)}}
         for seed, row in enumerate(differences, start=first_seed)
-    ]
+    ]  # fmt: skip
 
 
 def test_a_paired_interval_adds_the_variance_of_seeds_and_of_examples() -> None:
@@ -306,6 +518,25 @@ def test_runs_that_are_not_paired_are_refused() -> None:
         paired_interval(runs(rows), runs([[1.0, 2.0], [3.0]]))
     with pytest.raises(InputError, match="at least 2 seeds, got 1"):
         paired_interval(runs(rows[:1]), runs(rows[:1]))
+
+
+def test_seeds_given_twice_are_not_paired() -> None:
+    rows = [[1.0, 2.0], [3.0, 5.0]]
+    with pytest.raises(InputError, match=r"seeds \[0, 0, 1, 1\] against"):
+        paired_interval(2 * runs(rows), 2 * runs(rows))
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2, 3])
+def test_runs_of_different_numbers_of_samples_are_not_paired(odd: int) -> None:
+    rows = [[1.0, 2.0], [3.0, 5.0]]
+    both = [*runs(rows), *runs(rows)]
+    for record in both[2:]:
+        record["model"] = "mixture"
+    both[odd]["num_samples"] = 1
+    with pytest.raises(InputError, match=r"has S = (1|20) and \S+ has S = (1|20)") as error:
+        paired_interval(both[:2], both[2:])
+    model = "gaussian" if odd < 2 else "mixture"
+    assert f"rings-{model}-seed{odd % 2} has S = 1" in str(error.value)
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -364,6 +595,22 @@ def test_the_paired_table_compares_models_of_one_data_set_at_beta_1(record: Reco
 def test_the_paired_table_compares_nothing_from_one_seed(record: Record) -> None:
     records = [of_run(record, model, 0, [1, 2]) for model in ("gaussian", "mixture")]
     assert len(paired_table(records).splitlines()) == 2
+
+
+def test_the_tables_refuse_runs_of_different_numbers_of_samples(record: Record) -> None:
+    mixed = [of_run(record, "gaussian", seed, [1, 2], num_samples=1 + seed) for seed in (0, 1)]
+    said = "rings-gaussian-seed0 has S = 1 and rings-gaussian-seed1 has S = 2: evaluate both"
+    with pytest.raises(InputError, match=said):
+        table(mixed)
+    # A line has one S, and another line may have another; a pair has one.
+    pair = [
+        of_run(record, model, seed, [1, 2], num_samples=samples)
+        for model, samples in (("gaussian", 1), ("mixture", 5000))
+        for seed in (0, 1)
+    ]
+    assert len(table(pair).splitlines()) == 4
+    with pytest.raises(InputError, match=r"gaussian-seed1 has S = 1 and rings-mixture-seed1 has"):
+        paired_table(pair)
 
 
 # --- a long evaluation, in parts --------------------------------------------------------------

@@ -22,17 +22,17 @@ from flowvae_tutorial import (
     refine,
 )
 from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.experiments.record_files import write
 from flowvae_tutorial.experiments.records import Record, read_records, run_name
 from flowvae_tutorial.experiments.refinement_records import (
     FIGURES,
-    SCHEMA,
+    REFINEMENTS,
     Classifier,
     fit_classifier,
     gain,
     measure_refinement,
     read_refinements,
     refinement_table,
-    write_refinement,
 )
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
@@ -174,20 +174,20 @@ def test_the_reference_is_of_training_images_and_the_classifier_on_test_images(m
 
 def refusal(record: Any, folder: Path) -> str:
     with pytest.raises(InputError) as error:
-        write_refinement(record, folder)
+        write(REFINEMENTS, record, folder)
     assert not list(folder.iterdir()), "a record that breaks the schema is not written"
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_a_record_is_read_back_as_it_was_written(record: Record, tmp_path: Path) -> None:
-    path = write_refinement(record, tmp_path / "new" / "folder")
+    path = write(REFINEMENTS, record, tmp_path / "new" / "folder")
     assert path.name == "digits-gaussian-seed7.json"
     assert read_refinements(path.parent) == read_refinements(path.parent, "digits") == [record]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("key", SCHEMA["required"])
+@pytest.mark.parametrize("key", REFINEMENTS.schema["required"])
 def test_a_record_that_lacks_a_field_is_refused_by_its_name(
     record: Record, tmp_path: Path, key: str
 ) -> None:
@@ -225,7 +225,7 @@ def test_a_field_that_does_not_belong_is_refused(record: Record, tmp_path: Path)
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x80\x00"])
 def test_a_damaged_record_is_named(record: Record, tmp_path: Path, content: str) -> None:
-    write_refinement(record, tmp_path)
+    write(REFINEMENTS, record, tmp_path)
     (tmp_path / "half.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"\A[^\n]*half\.json[^\n]*\Z"):
         read_refinements(tmp_path)
@@ -234,7 +234,7 @@ def test_a_damaged_record_is_named(record: Record, tmp_path: Path, content: str)
 def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\A[^\n]*none: run `refine`\Z"):
         read_refinements(tmp_path / "none")
-    write_refinement(record, tmp_path)
+    write(REFINEMENTS, record, tmp_path)
     with pytest.raises(InputError, match="no refinements of rings"):
         read_refinements(tmp_path, "rings")
 

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 import solutions
+from flowvae_tutorial import InputError
+from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import read_records
 
 BOOK = Path(__file__).parents[2] / "book"
-FILES = (BOOK / "results" / "solutions").glob("*.json")
 RUNS: dict[str, list[dict[str, Any]]] = {
-    file.stem: json.loads(file.read_text())["runs"] for file in FILES
+    name: record["runs"]
+    for name, record in find(solutions.KIND, BOOK / "results" / "solutions").items()
 }
 
 
@@ -138,6 +140,23 @@ def test_what_the_page_says_of_schedules_is_in_the_record() -> None:
     assert f"from {many_equal:.1f} to {many:.1f} at $T = 16$" in text
     one = found["one level", 1]
     assert rf"$\lambda \approx {one['lam']:.1f}$, with a bound of {one['best']:.1f}" in text
+
+
+def test_a_solution_leaves_a_record_that_knows_its_name_and_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(solutions, "book_results", lambda: tmp_path)
+    rows = (lambda: [{"seed": 0, "elbo": -1.5}], lambda runs: [f"| {runs[0]['elbo']} |"])
+    monkeypatch.setattr(solutions, "ALL", {"9.5": rows})
+    solutions.main([])
+    monkeypatch.setattr(solutions, "ALL", {"9.5": (None, rows[1])})
+    solutions.main([])
+    assert capsys.readouterr().out == 2 * "9.5\n| −1.5 |\n"
+    file = tmp_path / "solutions" / "9.5.json"
+    copied = file.with_name("9.6.json")
+    copied.write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"9\.6\.json holds the record '9\.5'"):
+        find(solutions.KIND, file.parent)
 
 
 def test_an_unknown_solution_gets_one_line() -> None:

@@ -13,12 +13,13 @@ from torch.distributions import Normal
 import trials
 from flowvae_tutorial import VAE, build
 from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.experiments import record_files
+from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.models import DIGITS
 
 BOOK = Path(__file__).parents[2] / "book"
-FILES = sorted((BOOK / "results" / "trials").glob("*.json"))
-RECORDS = {file.stem: json.loads(file.read_text()) for file in FILES}
+RECORDS = find(trials.KIND, BOOK / "results" / "trials")
 
 
 @pytest.fixture
@@ -131,6 +132,22 @@ def test_the_averaged_model_is_the_mean_of_the_last_epochs(
     averaged, _ = trials.train("average", two, few)
     for key, value in averaged.state_dict().items():
         torch.testing.assert_close(value, (states[0][key] + states[1][key]) / 2)
+
+
+def test_a_trial_leaves_a_record_of_its_kind_and_is_not_run_again(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(trials, "MNIST", DIGITS)
+    monkeypatch.setattr(trials, "load", lambda name: few)
+    monkeypatch.setattr(trials, "TRIALS", {"short": trials.Trial(epochs=1)})
+    monkeypatch.setattr(record_files, "book_results", lambda: tmp_path)
+    trials.main([])
+    [(name, record)] = find(trials.KIND, tmp_path / "trials").items()
+    assert (name, record["trial"], record["epochs"]) == ("short", "short", 1)
+    assert record["sizes"]["hidden"] == list(DIGITS.hidden) and record["device"] == "cpu"
+    monkeypatch.setattr(trials, "run", None)
+    trials.main(["short"])
 
 
 def test_an_unknown_trial_gets_one_line() -> None:

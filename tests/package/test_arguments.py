@@ -59,7 +59,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def data(batch: Callable[[Tensor], Tensor] = torch.clone) -> Data:
-    return Data("tiny", X[:8], X[8:12], X[12:], {}, "gaussian", None, batch)
+    return Data("tiny", X[:8], X[8:12], X[12:], likelihood="gaussian", batch=batch)
 
 
 def tiny() -> VAE:
@@ -191,7 +191,7 @@ def test_a_model_made_in_inference_mode_is_refused() -> None:
 
 
 def test_arguments_in_the_wrong_order_are_refused() -> None:
-    assert "got Data and VAE" in refusal(lambda: fit(data(), tiny()))  # type: ignore[arg-type]
+    assert "trains a VAE, got Data" in refusal(lambda: fit(data(), tiny()))  # type: ignore[arg-type]
 
 
 def test_a_name_of_so_many_components_that_no_machine_holds_them_is_refused() -> None:

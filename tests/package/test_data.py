@@ -162,6 +162,8 @@ def fake_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The mark is 1 in the last 10,000 training images. Labels count the images.
     """
+    # Images of 784 would take seconds and half a gigabyte.
+    monkeypatch.setattr(Data, "__post_init__", lambda data: None)
 
     def images(mark: Tensor) -> tuple[Tensor, Tensor]:
         pixels = torch.cat([PROBABILITIES.expand(len(mark), 5), mark[:, None]], dim=1)

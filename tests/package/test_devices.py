@@ -85,7 +85,11 @@ def test_a_run_is_trained_and_evaluated_on_the_device_that_was_asked_for(
     assert record["device"] == "meta" and record["num_test"] == 20
 
 
-def test_refinement_is_measured_there(device: torch.device) -> None:
+def test_refinement_is_measured_there(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.STEPS", (0, 2))
+    monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.LATENTS", 50)
     data = small("digits").to(device)
     classifier, vae = fit_classifier(data, epochs=1), build("gaussian", data)
     record = measure_refinement(

@@ -1,25 +1,29 @@
 """Downloads end in a checked cache or in one clear line. No test here reaches a network.
 
-Files are served from a folder instead, so torchvision's own code fetches and checks them.
+Files are served from a folder instead, and by servers of this machine that misbehave.
 """
 
 import gzip
 import hashlib
 import http.client
+import http.server
 import io
-import json
+import itertools
 import os
-import subprocess
-import sys
+import threading
+import time
+import tracemalloc
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from flowvae_tutorial import InputError
 from flowvae_tutorial.data import load
@@ -37,27 +41,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class Response(io.BytesIO):
-    """What torchvision needs of an answer from a server."""
-
-    def __init__(self, content: bytes, url: str) -> None:
-        super().__init__(content)
-        self.length = len(content)
-        self.url = url
-
-
 @pytest.fixture(autouse=True)
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder whose files every address leads to; a file that it lacks is no network."""
     folder = tmp_path / "served"
     folder.mkdir()
 
-    def answer(request: urllib.request.Request) -> Response:
+    def answer(request: urllib.request.Request, timeout: float) -> io.BytesIO:
         try:
             content = (folder / request.full_url.rpartition("/")[2]).read_bytes()
         except FileNotFoundError as error:
             raise urllib.error.URLError("no network") from error
-        return Response(content, request.full_url)
+        return io.BytesIO(content)
 
     monkeypatch.setattr("urllib.request.urlopen", answer)
     return folder
@@ -88,87 +83,29 @@ def test_the_cache_is_the_platforms_otherwise(
     assert downloads.cache_folder() == user_cache_path("flowvae-tutorial")
 
 
-# --- torchvision ------------------------------------------------------------------------------
-
-# Run in a process of its own: an operator library cannot be declared twice in one.
-SHIM = """
-import json, sys
-import torch
-from flowvae_tutorial.storage import downloads
-
-found = {"lazy": "torchvision" not in sys.modules}
-
-def attempt(stub):
-    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    sys.path.insert(0, stub)
-    try:
-        return downloads._torchvision_datasets().SAYS
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    finally:
-        sys.path.remove(stub)
-
-for name in sys.argv[1:]:
-    key = name.rpartition("/")[2]
-    found[key] = attempt(name)
-    found[key + " declared"] = hasattr(torch.ops.torchvision, "nms")
-print(json.dumps(found))
-"""
+def test_a_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("FLOWVAE_DATA", "~/data")
+    assert downloads.cache_folder() == tmp_path / "data"
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | bool]:
-    """What the shim does with a torchvision that imports, lacks operators, or is broken."""
-    stubs = {
-        "whole": "",
-        "broken": "raise RuntimeError('libjpeg is missing')",
-        "without operators": (
-            "import torch\n"
-            "for name in ('nms', 'qnms'):\n"
-            "    if not hasattr(torch.ops.torchvision, name):\n"
-            "        raise RuntimeError(f'operator torchvision::{name} does not exist')\n"
-        ),
-    }
-    folder = tmp_path_factory.mktemp("stubs")
-    for name, code in stubs.items():
-        package = folder / name / "torchvision"
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text(code)
-        (package / "datasets.py").write_text("SAYS = 'imported'")
-    paths = [(folder / name).as_posix() for name in stubs]
-    answer = subprocess.run(
-        [sys.executable, "-c", SHIM, *paths],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    return dict(json.loads(answer.stdout))
-
-
-def test_importing_the_package_does_not_import_torchvision(shim: dict[str, str | bool]) -> None:
-    assert shim["lazy"] is True
-
-
-def test_a_torchvision_that_imports_is_left_alone(shim: dict[str, str | bool]) -> None:
-    assert shim["whole"] == "imported"
-    assert shim["whole declared"] is False
-
-
-def test_a_torchvision_without_its_operators_is_imported_all_the_same(
-    shim: dict[str, str | bool],
+@pytest.mark.skipif(os.name == "nt", reason="the home folder is found otherwise there")
+@pytest.mark.parametrize("chosen", ["~/data", "~nobody-of-this-name/data", None])
+def test_a_home_folder_that_is_not_to_be_found_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
 ) -> None:
-    assert shim["without operators"] == "imported"
-    assert shim["without operators declared"] is True
+    def unknown(user: object) -> None:
+        raise KeyError(user)
 
-
-def test_any_other_failure_of_torchvision_is_not_hidden(shim: dict[str, str | bool]) -> None:
-    assert shim["broken"] == "RuntimeError: libjpeg is missing"
-    assert shim["broken declared"] is False
-
-
-def test_the_installed_torchvision_has_both_data_sets() -> None:
-    datasets = downloads._torchvision_datasets()
-    assert issubclass(datasets.FashionMNIST, datasets.MNIST)
-    assert downloads._torchvision_datasets() is datasets
+    for name in ("HOME", "XDG_CACHE_HOME", "FLOWVAE_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    if chosen:
+        monkeypatch.setenv("FLOWVAE_DATA", chosen)
+    said = message(downloads.cache_folder)
+    assert "set FLOWVAE_DATA" in said and (chosen or "the cache") in said
 
 
 # --- MNIST and FashionMNIST -------------------------------------------------------------------
@@ -190,42 +127,56 @@ def idx_files(train: int, test: int) -> dict[str, bytes]:
     return files
 
 
+def zipped(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+FILES = idx_files(50, 20)
+
+
 @pytest.fixture
-def raw(cache: Path) -> Path:
-    """A cache with small files, unpacked as torchvision leaves them."""
+def sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small files are those that are expected."""
+    known = [
+        (len(zipped(FILES[name])), hashlib.sha256(FILES[name]).hexdigest())
+        for name in downloads.IDX_FILES
+    ]
+    monkeypatch.setattr(downloads, "MNIST_SUMS", {"MNIST": known, "FashionMNIST": known})
+
+
+@pytest.fixture
+def raw(cache: Path, sums: None) -> Path:
+    """A cache with small files, unpacked."""
     folder = cache / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for name, content in idx_files(50, 20).items():
+    for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return folder
 
 
+def assert_right(parts: list[tuple[Tensor, Tensor]]) -> None:
+    for (pixels, labels), n in zip(parts, (50, 20), strict=True):
+        assert (pixels.dtype, labels.dtype) == (torch.float32, torch.int64)
+        assert (pixels.min(), pixels.max()) == (0, 1)
+        expected = (torch.arange(n)[:, None] + torch.arange(784)) % 256
+        assert torch.equal(pixels * 255, expected.float())
+        assert labels.tolist() == [i // 10 for i in range(n)]
+
+
 @pytest.mark.usefixtures("raw")
 def test_pixels_are_read_in_order_and_scaled_to_the_unit_interval() -> None:
-    (train, labels), (test, test_labels) = downloads.mnist("MNIST")
-    assert (train.shape, test.shape) == ((50, 784), (20, 784))
-    assert (train.dtype, labels.dtype) == (torch.float32, torch.int64)
-    assert (train.min(), train.max()) == (0, 1)
-    expected = (torch.arange(50)[:, None] + torch.arange(784)) % 256
-    assert torch.equal(train * 255, expected.float())
-    assert labels.tolist() == [i // 10 for i in range(50)]
-    assert test_labels.tolist() == [i // 10 for i in range(20)]
+    assert_right(downloads.mnist("MNIST"))
 
 
-def test_downloaded_files_are_checked_unpacked_and_kept(
-    cache: Path, served: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resources = []
-    for name, content in idx_files(50, 20).items():
-        packed = gzip.compress(content)
-        (served / f"{name}.gz").write_bytes(packed)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(downloads._torchvision_datasets().FashionMNIST, "resources", resources)
-    (train, _), _ = downloads.mnist("FashionMNIST")
-    assert len(train) == 50
+@pytest.mark.usefixtures("sums")
+def test_downloaded_files_are_checked_unpacked_and_kept(cache: Path, served: Path) -> None:
+    for name, content in FILES.items():
+        (served / f"{name}.gz").write_bytes(zipped(content))
+    assert_right(downloads.mnist("FashionMNIST"))
     unplug(served)
-    (again, _), _ = downloads.mnist("FashionMNIST")
-    assert torch.equal(train, again), "the second time nothing is fetched"
+    assert_right(downloads.mnist("FashionMNIST"))
+    kept = {file.name: file.read_bytes() for file in (cache / "FashionMNIST" / "raw").iterdir()}
+    assert kept == FILES
 
 
 @pytest.mark.parametrize("name", ["dynamic-mnist", "fixed-fashion"])
@@ -238,10 +189,18 @@ def test_no_network_is_one_line_with_folder_files_and_digits(cache: Path, name: 
 
 
 def test_a_download_of_other_content_is_refused(cache: Path, served: Path) -> None:
-    for name, content in idx_files(50, 20).items():
-        (served / f"{name}.gz").write_bytes(gzip.compress(content))
+    for name, content in FILES.items():
+        (served / f"{name}.gz").write_bytes(zipped(content))
     assert str(cache / "MNIST" / "raw") in message(lambda: load("dynamic-mnist"))
-    assert not list(cache.rglob("*ubyte")), "nothing unchecked is unpacked"
+    assert not list(cache.rglob("*ubyte")), "nothing unchecked is kept"
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit in each of ten bytes is another."""
+    changed = bytearray(content)
+    for place in range(len(content) - 1, len(content) - 11, -1):
+        changed[place] ^= 1
+    return bytes(changed)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -250,21 +209,211 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "header only": lambda content: content[:16],
     "half": lambda content: content[: len(content) // 2],
     "one byte short": lambda content: content[:-1],
+    "one byte more": lambda content: content + b"\0",
     "zeros": lambda content: bytes(len(content)),
+    "zeros after the header": lambda content: content[:16] + bytes(len(content) - 16),
+    "backwards after the header": lambda content: content[:16] + content[:15:-1],
+    "of flipped bits": flipped,
     "of an unknown type": lambda content: bytes([0, 0, 10, 3]) + content[4:],
     "of signed bytes": lambda content: bytes([0, 0, 9, 3]) + content[4:],
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"])
-def test_a_damaged_idx_file_is_one_line_that_names_the_folder(
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_of_other_content_is_one_line_that_names_it(
     raw: Path, file: str, damage: str
 ) -> None:
     path = raw / file
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    path.write_bytes(DAMAGE[damage](FILES[file]))
     said = message(lambda: downloads.mnist("MNIST"))
-    assert str(raw) in said and "delete" in said
+    assert f"{path}: not MNIST's: its SHA-256 sum is another" in said and "delete" in said
+    path.unlink()
+    packed = raw / f"{file}.gz"
+    packed.write_bytes(zipped(DAMAGE[damage](FILES[file])))
+    assert f"{packed}: not MNIST's" in message(lambda: downloads.mnist("MNIST"))
+
+
+@pytest.mark.parametrize("damage", ["half", "zeros", "of flipped bits"])
+@pytest.mark.parametrize("beside", ["an intact .gz", "a damaged .gz", "no .gz"])
+def test_a_damaged_file_is_unpacked_again_or_fetched(
+    raw: Path, served: Path, damage: str, beside: str
+) -> None:
+    for file, content in FILES.items():
+        (raw / file).write_bytes(DAMAGE[damage](content))
+        packed = zipped(content)
+        if beside != "no .gz":
+            cut = len(packed) if beside == "an intact .gz" else len(packed) - 9
+            (raw / f"{file}.gz").write_bytes(packed[:cut])
+        if beside != "an intact .gz":
+            (served / f"{file}.gz").write_bytes(packed)
+    assert_right(downloads.mnist("MNIST"))
+    assert {file: (raw / file).read_bytes() for file in FILES} == FILES
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"", "its SHA-256 sum is another"), (b"<html>", "gzip"), (zipped(b"0" * 99)[:-9], ".gz"),
+     (zipped(b"0" * 99)[:12] + b"\xff" * 40, ".gz"), (zipped(b"0")[:-8] + b"12345678", "CRC")],
+)  # fmt: skip
+def test_a_gz_that_cannot_be_unpacked_is_one_line_that_names_it(
+    raw: Path, content: bytes, why: str
+) -> None:
+    file = next(iter(FILES))
+    (raw / file).unlink()
+    packed = raw / f"{file}.gz"
+    packed.write_bytes(content)
+    said = message(lambda: downloads.mnist("MNIST"))
+    assert f"{packed}: " in said and why in said
+
+
+def test_a_folder_that_cannot_be_written_will_do_if_the_files_are_there(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file, content in FILES.items():
+        (raw / file).unlink()
+        (raw / f"{file}.gz").write_bytes(zipped(content))
+
+    def read_only(path: Path, content: bytes) -> Path:
+        raise InputError(f"could not write {path} (Read-only file system)")
+
+    monkeypatch.setattr(downloads, "write_whole", read_only)
+    assert_right(downloads.mnist("MNIST"))
+
+
+def test_a_download_that_cannot_be_kept_is_one_line(cache: Path, sums: None, served: Path) -> None:
+    for name, content in FILES.items():
+        (served / f"{name}.gz").write_bytes(zipped(content))
+    cache.write_bytes(b"a file")
+    assert "where a folder must" in message(lambda: downloads.mnist("MNIST"))
+    assert cache.read_bytes() == b"a file"
+
+
+def test_no_more_is_read_or_unpacked_than_a_file_can_hold(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "LARGEST", 50_000)
+    file = next(iter(FILES))
+    os.truncate(raw / file, 100_000_000_000)
+    (raw / f"{file}.gz").write_bytes(zipped(bytes(20_000_000)))
+    tracemalloc.start()
+    said = message(lambda: downloads.mnist("MNIST"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.count("its SHA-256 sum is another") == 2
+    assert peak < 2_000_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such pipes there")
+def test_a_pipe_in_a_files_place_is_not_waited_for(raw: Path) -> None:
+    for file, content in FILES.items():
+        (raw / file).unlink()
+        os.mkfifo(raw / file)
+        (raw / f"{file}.gz").write_bytes(zipped(content))
+    assert_right(downloads.mnist("MNIST"))
+
+
+@pytest.mark.skipif(REAL is None, reason="FLOWVAE_TEST_DATA names no folder with the real files")
+def test_the_real_files_of_one_data_set_do_not_pass_for_the_other(cache: Path) -> None:
+    folder = cache / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for file in (Path(str(REAL)) / "FashionMNIST" / "raw").glob("*.gz"):
+        (folder / file.name).symlink_to(file.resolve())
+    assert "train-images-idx3-ubyte.gz: not MNIST's" in message(lambda: downloads.mnist("MNIST"))
+
+
+# --- servers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def misbehave(monkeypatch: pytest.MonkeyPatch, sums: None) -> Iterator[Callable[[str, str], None]]:
+    """A server of this machine: the mirrors are the two that are named by how they behave."""
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            how, name = self.path.strip("/").split("/")
+            content = zipped(FILES[name.removesuffix(".gz")])
+            if how == "silent":
+                over.wait()
+                return
+            self.send_response(404 if how == "missing" else 200)
+            if how == "short":
+                self.send_header("Content-Length", str(len(content) + 1))
+                content = content[:-20]
+            self.end_headers()
+            if how == "other":
+                content = zipped(b"other")
+            if how in ("endless", "slow"):
+                for _ in itertools.count():
+                    self.wfile.write(bytes(1 if how == "slow" else 1 << 16))
+                    if over.wait(0.02 if how == "slow" else 0):
+                        return
+            elif how == "silent amid":
+                self.wfile.write(content[:20])
+                over.wait()
+            elif how != "missing":
+                self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *args: object) -> None:
+            """Whoever has read enough breaks off."""
+
+    def open_address(request: urllib.request.Request, timeout: float) -> Any:
+        return opener.open(request, timeout=timeout)
+
+    # No proxy of the environment's stands between.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    monkeypatch.setattr("urllib.request.urlopen", open_address)
+    monkeypatch.setattr(downloads, "LARGEST", 100_000)
+    monkeypatch.setattr(downloads, "SILENCE", 0.3)
+    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+
+        def mirrors(*how: str) -> None:
+            base = f"http://127.0.0.1:{server.server_port}/"
+            addresses = tuple(f"{base}{urllib.request.quote(h)}/" for h in how)
+            monkeypatch.setattr(downloads, "MIRRORS", {"MNIST": addresses})
+
+        yield mirrors
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+WAYS = {
+    "silent": "timed out",
+    "endless": "more than the",
+    "slow": "not all there after",
+    "missing": "HTTP Error 404",
+    "short": "a damaged .gz",
+    "other": "its SHA-256 sum is another",
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_mirror_that_fails_is_left_for_the_next(
+    cache: Path, misbehave: Callable[[str, str], None], how: str
+) -> None:
+    misbehave(how, "good")
+    begin = time.monotonic()
+    assert_right(downloads.mnist("MNIST"))
+    assert time.monotonic() - begin < 20
+    misbehave(how, how)
+    for file in FILES:
+        (cache / "MNIST" / "raw" / file).unlink()
+    tracemalloc.start()
+    said = message(lambda: downloads.mnist("MNIST"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.count(WAYS[how]) == 2, "of each mirror it says what was wrong"
+    assert peak < 5_000_000
+    assert not list(cache.rglob("*ubyte*"))
 
 
 # --- static MNIST -----------------------------------------------------------------------------
@@ -339,6 +488,30 @@ SPOIL: dict[str, Callable[[bytes, Path], object]] = {
 }
 
 
+def test_no_more_of_the_cache_is_unpacked_than_it_can_hold(
+    cache: Path, published: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "LARGEST", 50_000)
+    path = cache / "binarized_mnist" / "binarized_mnist.npz"
+    path.parent.mkdir(parents=True)
+    np.savez_compressed(path, **dict.fromkeys(PARTS, np.zeros((200_000, 98), np.uint8)))
+    tracemalloc.start()
+    assert_published(published)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_the_right_pixels_in_another_shape_are_read(
+    cache: Path, published: dict[str, np.ndarray], served: Path
+) -> None:
+    unplug(served)
+    path = cache / "binarized_mnist" / "binarized_mnist.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **{part: np.packbits(rows, axis=1).ravel() for part, rows in published.items()})
+    assert_published(published)
+
+
 @pytest.mark.parametrize("spoil", SPOIL)
 def test_a_damaged_cache_is_fetched_again(
     cache: Path, published: dict[str, np.ndarray], spoil: str
@@ -401,15 +574,16 @@ def test_a_server_that_breaks_off_is_one_line(
     assert "closed without a response" in message(downloads.static_mnist)
 
 
+@pytest.mark.parametrize("file", ["binarized_mnist.npz", "binarized_mnist_valid.amat"])
 def test_a_full_disk_while_the_cache_is_written_is_one_line(
-    cache: Path, published: dict[str, np.ndarray]
+    cache: Path,
+    published: dict[str, np.ndarray],
+    full_disk: Callable[[str | None], None],
+    file: str,
 ) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full, a disk that is always full")
-    (cache / "binarized_mnist").mkdir(parents=True)
-    (cache / "binarized_mnist" / "binarized_mnist.npz.part").symlink_to("/dev/full")
+    full_disk(file)
     said = message(downloads.static_mnist)
-    assert str(cache / "binarized_mnist") in said and "space" in said
+    assert str(cache / "binarized_mnist" / file) in said and "make room" in said
     assert not list(cache.rglob("*.npz"))
 
 
@@ -426,4 +600,4 @@ def test_the_real_pixels_written_as_text_have_the_published_sums_and_are_read_ba
     cache.mkdir()
     (cache / "binarized_mnist_valid.amat").write_bytes(text.tobytes())
     # No address is asked: the file is there, with the published MD5 sum.
-    assert np.array_equal(downloads._download_amat("valid", cache), packed["valid"])
+    assert np.array_equal(downloads._amat("valid", cache), packed["valid"])

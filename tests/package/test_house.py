@@ -17,11 +17,12 @@ flows priors posteriors likelihoods
 refinement rewards vae evaluation comparison history
 storage storage.files storage.downloads storage.checkpoints
 data models plots
-storage.weights storage.trained
+storage.weights storage.trained storage.own_data
 training.progress training.ranks training.loop training
 pretrained
-experiments experiments.record_files experiments.records experiments.refinement_records
-experiments.runs experiments.jobs experiments.pictures experiments.commands
+experiments experiments.record_files experiments.tables experiments.records
+experiments.refinement_records experiments.runs experiments.jobs experiments.pictures
+experiments.commands
 notebook.numbers notebook.sliders notebook notebook.panel
 exercises
 """.split()

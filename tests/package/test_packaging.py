@@ -1,5 +1,6 @@
 """What is installed: pins agree with ranges, wheel and sdist hold the package, it imports fast."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -8,19 +9,22 @@ import tarfile
 import tomllib
 from email.parser import Parser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 
 
-def pins() -> dict[str, str]:
-    """Name and version of each line of requirements.txt; a line that is no exact pin fails."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+def pins(file: str = "requirements.txt") -> dict[str, str]:
+    """Name and version of each line of the file; a line that is no exact pin fails."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = {}
     for line in filter(None, (line.split("#")[0].strip() for line in lines)):
         requirement = Requirement(line)
@@ -40,9 +44,13 @@ def disagreements(pinned: dict[str, str], ranges: list[str]) -> list[str]:
     ]
 
 
+def project() -> dict[str, Any]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
 def runtime_ranges() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return list(project["dependencies"])
+    return list(project()["dependencies"])
 
 
 def test_every_runtime_dependency_is_pinned_within_its_range() -> None:
@@ -50,7 +58,7 @@ def test_every_runtime_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_a_pin_outside_its_range_is_refused() -> None:
-    assert disagreements({"torch": "2.3.1"}, ["torch>=2.4", "numpy"]) == ["torch>=2.4", "numpy"]
+    assert disagreements({"torch": "2.5.1"}, ["torch>=2.6", "numpy"]) == ["torch>=2.6", "numpy"]
 
 
 def test_no_runtime_range_has_an_upper_bound() -> None:
@@ -60,6 +68,85 @@ def test_no_runtime_range_has_an_upper_bound() -> None:
 
 def test_requirements_name_no_cuda_package() -> None:
     assert [name for name in pins() if re.search(r"cuda|nvidia|cudnn|triton", name)] == []
+
+
+def floors(ranges: list[str]) -> dict[str, Version]:
+    """The oldest version that each range allows; a range without a floor fails."""
+    found = {}
+    for requirement in map(Requirement, ranges):
+        (specifier,) = requirement.specifier
+        assert specifier.operator == ">=", requirement
+        found[canonicalize_name(requirement.name)] = Version(specifier.version)
+    return found
+
+
+def test_the_oldest_versions_that_are_allowed_are_those_that_are_tested() -> None:
+    oldest, newest, allowed = pins("requirements-oldest.txt"), pins(), floors(runtime_ranges())
+    assert {name: Version(oldest[name]) for name in allowed} == allowed
+    # What runs the tests is the same.
+    tools = oldest.keys() & newest.keys() - allowed.keys()
+    assert "pytest" in tools
+    assert {name: oldest[name] for name in tools} == {name: newest[name] for name in tools}
+
+
+@pytest.mark.parametrize("text", ["numpy", "numpy>1.26", "numpy>=1.26,!=2.0.0"])
+def test_a_range_whose_oldest_version_is_not_said_is_refused(text: str) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        floors([text])
+
+
+def test_continuous_integration_tests_the_oldest_versions_on_the_oldest_python() -> None:
+    oldest, *_ = promised_pythons()
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(workflow)["jobs"]["oldest"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make test-oldest"]
+    assert [s["with"]["python-version"] for s in steps if "python" in s.get("uses", "")] == [oldest]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"The oldest versions need Python {oldest} and" in makefile
+
+
+def promised_pythons() -> list[str]:
+    """The versions that continuous integration runs the tests with."""
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    return list(yaml.safe_load(workflow)["jobs"]["test"]["strategy"]["matrix"]["python"])
+
+
+def test_the_pythons_that_are_promised_are_those_that_are_tested() -> None:
+    first, *_, last = promised_pythons()
+    about = project()
+    assert SpecifierSet(about["requires-python"]) == SpecifierSet(f">={first}")
+    prefix = "Programming Language :: Python :: 3."
+    minors = [c.removeprefix(prefix) for c in about["classifiers"] if c.startswith(prefix)]
+    assert [f"3.{minor}" for minor in minors] == promised_pythons()
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"Python {first} or later (tested to {last})" in text, name
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert f"for Python {first} to {last}." in requirements.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [((3, 10), False), ((3, 11), True), ((3, 14), True), ((3, 99), True), ((4, 0), True)],
+)
+def test_make_refuses_a_python_that_is_too_old_and_none_that_is_new(
+    version: tuple[int, int], accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [check] = re.findall(r"\$\(PYTHON\) -c '(import sys; [^']*>=[^']*)'", makefile)
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    refusal = contextlib.nullcontext() if accepted else pytest.raises(SystemExit, match=r"3\.11")
+    with refusal:
+        exec(check.replace("\\\n", ""), {})
+
+
+def test_what_is_trusted_and_how_to_report_is_said_where_contributors_find_it() -> None:
+    said = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.*)", said, re.M) == ["What is trusted", "How to report"]
+    assert "private vulnerability reports" in said
+    for module in re.findall(r"`(flowvae_tutorial/\S+)`", said):
+        assert (ROOT / module).is_file()
+    assert "(SECURITY.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 # What lies about in a folder that somebody works in.
@@ -154,7 +241,7 @@ def test_the_wheel_says_licence_and_description(built: Built) -> None:
 
 # What a model does not need, and what an import of the package would wait for.
 IMPORTED_LATE = {
-    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "torchvision", "typer",
+    "IPython", "ipywidgets", "jsonschema", "matplotlib", "scipy", "sklearn", "typer",
 }  # fmt: skip
 
 
@@ -178,10 +265,19 @@ def test_slow_imports_wait_until_they_are_needed() -> None:
 
 
 def test_the_readme_names_commands_that_exist() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    named = re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert {"book", "test"} <= set(named) & set(targets)
     assert set(named) <= set(targets)
+
+
+def test_make_test_leaves_out_no_folder_of_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    [command] = re.findall(r"^\tBOOK_REQUIRED=1 .*/pytest (.*)$", makefile, re.MULTILINE)
+    named = [word for word in command.split() if (ROOT / word).is_dir()]
+    folders = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert sorted(named) == ["book", *sorted(folders - {"tests/benchmarks"})]
+    assert list((ROOT / "tests").glob("test_*.py")) == []
 
 
 def test_continuous_integration_runs_the_tests_and_the_replay_in_colab() -> None:

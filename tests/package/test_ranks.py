@@ -385,7 +385,7 @@ def test_two_processes_learn_as_much_as_one_with_the_same_batches(
 
 @needs_gloo
 def test_the_command_trains_in_two_processes_and_prints_its_table_once(tmp_path: Path) -> None:
-    line = "-m flowvae_tutorial train --data digits --epochs 1 --samples 5"
+    line = "-m flowvae_tutorial train --data rings --epochs 1 --samples 5"
     answer = torchrun(*line.split(), folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert "Traceback" not in answer.stderr
@@ -393,7 +393,7 @@ def test_the_command_trains_in_two_processes_and_prints_its_table_once(tmp_path:
     assert len(answer.stdout.splitlines()) == 8, answer.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert sorted(file.name for file in folder.iterdir()) == [
-        "checkpoint.pt", "digits-gaussian-seed0.json", "samples.png", "weights.safetensors"
+        "checkpoint.pt", "rings-gaussian-seed0.json", "samples.png", "weights.safetensors"
     ]  # fmt: skip
     assert len(read_records(folder)[0]["history"]["loss"]) == 1
 

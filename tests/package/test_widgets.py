@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -141,6 +143,14 @@ def names_in_script(tags: Tags) -> list[str]:
     """The names as the control's script reads them, whichever way they are written."""
     stored = tags.of("input")[0]["data-names"]
     return json.loads(stored) if stored.startswith("[") else stored.split("|")
+
+
+@pytest.mark.parametrize("values", [(1, 2, 4), (0.5, 1.0), (np.int64(1), np.float32(0.5))])
+def test_numbers_name_frames_as_they_are_printed(values: tuple[Any, ...]) -> None:
+    names = [str(value) for value in values]
+    by_number = dict(zip(values, frames(*names).values(), strict=True))
+    by_text = frame_slider(frames(*names), "β", "digits at β =")
+    assert frame_slider(by_number, "β", "digits at β =").data == by_text.data
 
 
 def test_the_script_knows_every_name_whatever_stands_in_it() -> None:

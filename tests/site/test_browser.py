@@ -28,14 +28,8 @@ DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
 
-# Errors in the console that stem from what the book is built with.
-KNOWN_ERRORS = {
-    r"Identifier 'THEBE_JS_URL' has already been declared": (
-        "Jupyter Book and its theme both add sphinx-thebe, whose buttons the book does not show"
-    ),
-}
 # Chromium gives a page opened as a file no fonts. The theme's icons are drawn by a script.
-KNOWN_ERRORS_FROM_FILES = KNOWN_ERRORS | {
+KNOWN_ERRORS_FROM_FILES = {
     r"Access to font at 'file://.*/fontawesome/": "the icon font",
     r"Failed to load resource: net::ERR_FAILED \(.*/fontawesome/": "the icon font",
 }
@@ -269,7 +263,7 @@ def test_a_page_works_at_a_desk_and_on_a_phone(browser: Browser, name: str) -> N
         shown.page.set_viewport_size(DESK)
         found |= complaints(shown.page, [violations])
         assert found == {}
-        assert shown.unknown_errors(KNOWN_ERRORS) == []
+        assert shown.errors == []
         assert shown.outside == []
 
 
@@ -300,6 +294,21 @@ def test_search_finds_the_chapter_on_pseudo_inputs(browser: Browser) -> None:
         shown.page.locator("#search-results a[href*='02_vampprior.html']").first.click()
         shown.page.wait_for_url(f"{SITE}book/02_vampprior.html*")
         assert shown.outside == []
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    "words",
+    ["constructor", "__proto__", "toString", "hasOwnProperty", "valueOf", "constructor prior"],
+)
+def test_a_search_for_what_every_object_of_javascript_has_ends(
+    browser: Browser, words: str
+) -> None:
+    with visit(browser, f"{SITE}search.html?q={words}") as shown:
+        shown.page.get_by_text(re.compile("Search finished|did not match any")).wait_for()
+        links = shown.page.locator("#search-results li > a").all()
+        assert all((HTML / str(a.get_attribute("href")).split("#")[0]).is_file() for a in links)
+        assert (shown.errors, shown.outside) == ([], [])
 
 
 @pytest.mark.usefixtures("site")
@@ -428,5 +437,5 @@ def test_outside_hosts_and_errors_in_the_console_are_noticed(
     )
     with visit(browser, path.as_uri()) as shown:
         assert shown.outside == ["https://host.example/a.png"]
-        assert len(shown.unknown_errors(KNOWN_ERRORS)) == 3
+        assert len(shown.errors) == 3
         assert len(shown.unknown_errors({"logged": "", "thrown": ""})) == 1

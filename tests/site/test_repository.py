@@ -153,6 +153,9 @@ def test_a_repository_whose_name_only_begins_the_same_is_left_alone(copy: Path) 
         "https://github.com/some-body/book/tree/main",
         "https://github.com/some-body/book\nor another",
         'https://github.com/some-body/"book"',
+        "https://github.com/some-body/book;true",
+        "https://github.com/some-body/$HOME",
+        "https://github.com/some-body/book another",
     ],
 )
 def test_what_is_no_address_of_a_repository_is_refused_in_one_line(
@@ -164,3 +167,86 @@ def test_what_is_no_address_of_a_repository_is_refused_in_one_line(
     assert run.stdout == ""
     assert re.fullmatch(r".*make repository URL=https://github\.com/.*\n", run.stderr)
     assert contents(unchanged) == before
+
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+def make_repository(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "repository", f"URL={url}", f"PYTHON={sys.executable}"]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@needs_make
+@pytest.mark.parametrize(
+    "url",
+    [
+        'https://github.com/some-body/book"; touch pwned; "',
+        "https://github.com/some-body/book'; touch pwned; '",
+        "https://github.com/some-body/book; touch pwned",
+        "https://github.com/some-body/`touch pwned`",
+        "https://github.com/some-body/$(touch pwned)",
+        "https://github.com/some-body/$$(touch pwned)",
+        "https://github.com/some-body/$(shell touch pwned)",
+        "https://github.com/some-body/${shell touch pwned}",
+        "https://github.com/some-body/$HOME",
+        "https://github.com/some-body/book\ntouch pwned",
+        "",
+    ],
+)
+def test_make_runs_no_command_that_stands_in_an_address(unchanged: Path, url: str) -> None:
+    before = contents(unchanged)
+    run = make_repository(unchanged, url)
+    assert run.returncode != 0 and run.stdout == ""
+    said, *of_make = run.stderr.splitlines()
+    assert re.fullmatch(r".*make repository URL=https://github\.com/.*", said)
+    assert all(line.startswith("make") for line in of_make)
+    assert not (unchanged / "pwned").exists()
+    assert contents(unchanged) == before
+
+
+@needs_make
+def test_make_hands_a_sound_address_on(copy: Path) -> None:
+    assert make_repository(copy, NEW).returncode == 0
+    assert address(copy) == NEW
+
+
+def test_without_a_repository_it_is_one_line(copy: Path) -> None:
+    before = contents(copy)
+    shutil.rmtree(copy / ".git")
+    # Else git would look for one in the folders above.
+    environment = ENVIRONMENT | {"GIT_CEILING_DIRECTORIES": str(copy.parent), "LC_ALL": "C"}
+    command = [sys.executable, "tools/repository.py", NEW]
+    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert re.fullmatch(r".*not a git repository.*in a clone\n", run.stderr)
+    assert {name: (copy / name).read_bytes() for name in before} == before
+
+
+def test_without_git_it_is_one_line(copy: Path) -> None:
+    before = contents(copy)
+    command = [sys.executable, "tools/repository.py", NEW]
+    environment = ENVIRONMENT | {"PATH": str(copy / "nothing")}
+    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert re.fullmatch(r"git is needed.*\n", run.stderr)
+    assert contents(copy) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
+def test_no_link_is_followed(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    text = f"see {address(copy)}"
+    for name in ("file.md", "page.md"):
+        (outside / name).write_text(text)
+    (copy / "linked.md").symlink_to(outside / "file.md")
+    # A folder that git tracks files in, and that has become a link since.
+    (copy / "folder").mkdir()
+    (copy / "folder" / "page.md").write_text(text)
+    git(copy, "add", "--all")
+    shutil.rmtree(copy / "folder")
+    (copy / "folder").symlink_to(outside)
+    assert name_repository(copy, NEW).returncode == 0
+    assert address(copy) == NEW
+    assert {file.read_text() for file in outside.iterdir()} == {text}
+    assert (copy / "linked.md").is_symlink()
