@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from .arguments import SIZE, whole, widths
 from .errors import InputError
 
 
@@ -29,7 +30,8 @@ class GatedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         """Set up the layer: `(..., in_features)` to `(..., out_features)`."""
         super().__init__()
-        self.linear = nn.Linear(in_features, 2 * out_features)
+        in_features = whole(in_features, "in_features", most=SIZE)
+        self.linear = nn.Linear(in_features, 2 * whole(out_features, "out_features", most=SIZE))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., in_features)` to `(..., out_features)`."""
@@ -49,6 +51,9 @@ def mlp(
 ) -> nn.Sequential:
     """A perceptron, `(..., in_features)` to `(..., out_features)`, with hidden layers `layer`.
 
+    Raises:
+        InputError: a size is no whole number from 1 to a million.
+
     Example:
         >>> import torch
         >>> from flowvae_tutorial import mlp
@@ -57,8 +62,10 @@ def mlp(
         >>> net(torch.rand(10, 64)).shape
         torch.Size([10, 2])
     """
+    in_features = whole(in_features, "in_features", most=SIZE)
+    out_features = whole(out_features, "out_features", most=SIZE)
     layers: list[nn.Module] = []
-    for width in hidden:
+    for width in widths(hidden, "hidden"):
         layers.append(layer(in_features, width))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))

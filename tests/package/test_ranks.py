@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch.distributions import normal
 from torch.nn.parallel import DistributedDataParallel
 
-from flowvae_tutorial import VAE, build, fit
+from flowvae_tutorial import VAE, InputError, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
@@ -99,6 +99,33 @@ def test_outside_torchrun_there_is_one_process_and_nothing_to_join(
     with joined(CPU):
         assert not dist.is_initialized()
     assert mean_over_ranks(torch.tensor(2.5)).item() == 2.5
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"WORLD_SIZE": "2"}, "no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: unset it"),
+     ({"WORLD_SIZE": ""}, "WORLD_SIZE='' and no RANK"),
+     ({"WORLD_SIZE": "two", **dict.fromkeys(ranks.TOLD, "0")}, "WORLD_SIZE='two': unset it"),
+     ({"WORLD_SIZE": "2", **dict.fromkeys(ranks.TOLD, "0"), "RANK": ""}, "and no RANK: unset it")],
+)  # fmt: skip
+def test_half_an_environment_of_torchruns_is_refused_in_one_line(
+    given: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", *ranks.TOLD):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=rf"\A[^\n]*{says}[^\n]*\Z"), joined(CPU):
+        pass
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", *ranks.TOLD):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="no device 'cuda:4' here"), joined(torch.device("cuda")):
+        pass
 
 
 # --- what two processes do, and one -----------------------------------------------------------
