@@ -1,12 +1,14 @@
 """The commands: `flowvae --help`, or `python -m flowvae_tutorial --help`."""
 
 import contextlib
+import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib
 import torch
@@ -14,18 +16,19 @@ import typer
 
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
-from ..models import BOOK_MODELS, MODELS, resolve
+from ..models import BOOK_MODELS, MODELS, assemble, resolve
 from ..pretrained import pretrained_models, pretrained_run
 from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
-from ..training.loop import NotFinite
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
-from .record_files import run_name, write
+from .record_files import read, run_name, write
 from .records import (
+    RUNS,
     book_results,
     current_commit,
+    differences,
     is_on_record,
     paired_table,
     read_records,
@@ -36,13 +39,18 @@ from .refinement_records import (
     REFINEMENTS,
     fit_classifier,
     measure_refinement,
+    measured,
     read_refinements,
     refinement_table,
 )
 from .runs import (
     FIRST_STAGE_FILE,
+    aside,
+    explain,
     record_of,
     reproduce_model,
+    settings_of,
+    train_or_again,
     train_run,
 )
 
@@ -55,6 +63,7 @@ app = typer.Typer(
 )
 
 Names = ", ".join
+ALL = ",".join(BOOK_MODELS)
 DataOption = Annotated[
     str,
     typer.Option("--data", help=f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own."),
@@ -69,6 +78,12 @@ OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights an
 SeedOption = Annotated[
     int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there and was made otherwise.")
+]
+ResultsOption = Annotated[Path, typer.Option(help="Folder of the records.")]
+ModelsOption = Annotated[str, typer.Option(help="Names, with commas between.")]
+SeedsOption = Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1, max=10_000)]
 TrainedArgument = Annotated[
     str,
     typer.Argument(
@@ -92,6 +107,9 @@ def train(
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run; with --resume, its record alone.")
+    ] = False,
 ) -> None:
     """Train one model, print its test figures and draw its samples.
 
@@ -102,17 +120,31 @@ def train(
     torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
     # No name of the book's has a point in it, and a file's run is named as the file is.
-    folder = out / run_name(model, Path(data).stem, beta, seed)
+    name = run_name(model, Path(data).stem, beta, seed)
+    folder = out / name
     checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
+    finished = [folder / f"{name}.json", folder / "weights.safetensors"]
     with joined(device_by_name(device)) as here:
-        for file in (checkpoint, first_stage):
-            if file.exists() and not resume:
-                raise InputError(
-                    f"{file} holds a run already: add --resume to go on with it, or delete the file"
-                )
+        begun = [file for file in (checkpoint, first_stage) if file.exists()]
+        ended = [file for file in finished if file.exists()]
+        if begun and not resume and not overwrite:
+            raise InputError(
+                f"{begun[0]} holds a run already: add --resume to go on with it, or --overwrite to "
+                "replace it"
+            )
+        if ended and not begun and not overwrite:
+            raise InputError(
+                f"{ended[0]} is of a run that ended and whose checkpoint is gone: add --overwrite "
+                "to replace it, or take another --out"
+            )
+        if not overwrite:
+            _keep_other(finished[0], num_samples=samples)
+        old = contextlib.ExitStack()
         with first_before_others():
             dataset = load_data(data)
-        with _stoppable(checkpoint, first_stage):
+            if overwrite and not resume and rank_and_world()[0] == 0:
+                old.enter_context(aside(checkpoint, first_stage))
+        with old, _stoppable(checkpoint, first_stage):
             trained = train_run(
                 model, dataset, seed=seed, beta=beta, device=here, checkpoint=checkpoint,
                 epochs=epochs, batch_size=batch_size,
@@ -143,6 +175,7 @@ def evaluate(
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("evaluations"),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a trained model on its test set, print the figures and write its record.
 
@@ -158,7 +191,13 @@ def evaluate(
         )
     run.vae.to(device_by_name(device))
     dataset = _data_of(run, data)
-    partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
+    name = run_name(run.model, run.data, run.beta, run.seed)
+    if not overwrite:
+        _keep_other(
+            out / f"{name}.json", num_samples=samples, epochs=len(run.history.loss),
+            settings=run.settings, data_checksum=dataset.checksum,
+        )  # fmt: skip
+    partial = out / f"{name}.part"
     with _stoppable(partial, keeps="the test examples that are done"):
         record = record_of(
             run, dataset, num_samples=samples, commit=current_commit(), partial=partial
@@ -197,15 +236,13 @@ def sample(
 @app.command()
 def reproduce(
     data: DataOption = "digits",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
-    models: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(
-        BOOK_MODELS
-    ),
+    seeds: SeedsOption = 5,
+    models: ModelsOption = ALL,
     betas: Annotated[str, typer.Option(help="KL weights, with commas between.")] = "1",
     epochs: EpochsOption = None,
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
+    results: ResultsOption = Path("results"),
     out: OutOption = Path("runs"),
     jobs: Annotated[
         int | None,
@@ -213,91 +250,159 @@ def reproduce(
             help="Models trained at once; by default one a processor, or one on a GPU.", min=1
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
 
     Each model has a process of its own, with one thread. A run whose record is there is not done
-    again; a run that was stopped goes on.
+    again; a run that was stopped goes on. If one fails, the others are done all the same.
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
-    dataset = load_data(data)
-    names = models.split(",")
-    for name in names:
-        resolve(name, dataset)
     try:
-        weights = [float(beta) for beta in betas.split(",")]
+        weights = list(dict.fromkeys(float(beta) for beta in betas.split(",")))
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
+    if not all(0 <= beta < math.inf for beta in weights):
+        raise InputError(f"--betas takes finite numbers that are not below 0, got {betas!r}")
     if device_by_name(device).type != "cpu":
         jobs = jobs or 1
+    jobs = jobs or os.cpu_count() or 1
+    dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
     work = []
-    for model in dict.fromkeys(names):
-        runs = [(beta, seed) for beta in weights for seed in range(seeds)]
-        done = [(b, s) for b, s in runs if is_on_record(results, model, dataset, b, s)]
-        for beta, seed in done:
-            typer.echo(f"{run_name(model, dataset.name, beta, seed)}: its record is there")
-        if left := [run for run in runs if run not in done]:
-            work.append((model, data, left, epochs, samples, device, results, out, commit))
+    for model in names:
+        runs = []
+        for beta, seed in itertools.product(weights, range(seeds)):
+            name = run_name(model, dataset.name, beta, seed)
+            if is_on_record(
+                results / f"{name}.json", dataset, settings, overwrite=overwrite,
+                num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
+            ):  # fmt: skip
+                typer.echo(f"{name}: its record is there")
+            else:
+                runs.append((beta, seed))
+        if runs:
+            work.append(
+                (model, data, runs, epochs, samples, device, results, out, commit, overwrite)
+            )
+    count = sum(len(runs) for _, _, runs, *_ in work)
+    if count:
+        typer.echo(
+            f"runs to do: {count}, of up to {settings['epochs']} epochs each, "
+            f"{min(jobs, len(work))} at once; the bars show the time that is left of each"
+        )
     try:
-        at_once(reproduce_model, work, jobs or os.cpu_count() or 1)
+        failed = dict(itertools.chain(*(f.items() for f in at_once(reproduce_model, work, jobs))))
     except KeyboardInterrupt as stop:
         typer.echo(
             f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
             "on from there", err=True,
         )  # fmt: skip
         raise typer.Exit(130) from stop
-    typer.echo(table(read_records(results, dataset.name)))
+    if len(failed) < count or not work:
+        typer.echo(table(read_records(results, dataset.name)))
+    _failures(failed, count)
 
 
 @app.command()
 def refine(
     data: DataOption = "digits",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
-    models: Annotated[str, typer.Option(help="Names, with commas between.")] = (
-        "gaussian,vampprior,flow-prior,spline-flow-prior"
-    ),
+    seeds: SeedsOption = 5,
+    models: ModelsOption = "gaussian,vampprior,flow-prior,spline-flow-prior",
     epochs: EpochsOption = None,
     device: DeviceOption = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path(
-        "results/refinement"
-    ),
+    results: ResultsOption = Path("results/refinement"),
     out: OutOption = Path("runs"),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Refine samples of every named model and seed, and write one JSON record a run.
 
     Models are trained as `reproduce` trains them; its checkpoints are used. A run whose record is
-    there is not done again; a run that was stopped goes on.
+    there is not done again; a run that was stopped goes on. If one fails, the others are done all
+    the same.
 
     Example: python -m flowvae_tutorial refine --data digits --seeds 5
     """
-    dataset = load_data(data)
-    names = models.split(",")
-    for name in names:
-        resolve(name, dataset)
+    here = device_by_name(device)
+    dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
-    classifier = fit_classifier(dataset.to(device_by_name(device)))
-    runs = [(model, seed) for model in names for seed in range(seeds)]
+    classifier = fit_classifier(dataset.to(here))
+    runs = list(itertools.product(names, range(seeds)))
+    # Before the first is trained: a record of something else is a mistake in the arguments.
+    done = {
+        run: is_on_record(
+            results / f"{run_name(run[0], dataset.name, 1, run[1])}.json", dataset, settings,
+            kind=REFINEMENTS, overwrite=overwrite, **measured(),
+        )
+        for run in runs
+    }  # fmt: skip
+    failed = {}
     for count, (model, seed) in enumerate(runs, start=1):
         name = run_name(model, dataset.name, 1, seed)
-        if (results / f"{name}.json").exists():
+        if done[model, seed]:
             typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
             continue
         typer.echo(f"[{count}/{len(runs)}] {name}")
         checkpoint = out / name / "checkpoint.pt"
-        with _stoppable(checkpoint):
-            trained = train_run(
-                model, dataset, seed=seed, beta=1.0, device=device_by_name(device),
-                checkpoint=checkpoint, epochs=epochs,
-            )  # fmt: skip
-            history = trained.history
-            record = measure_refinement(
-                model, trained.vae, dataset, classifier, seed=seed, epochs=len(history.loss),
-                best_epoch=history.best_epoch, commit=commit,
-            )  # fmt: skip
-        write(REFINEMENTS, record, results)
-    typer.echo(refinement_table(read_refinements(results, dataset.name)))
+        try:
+            with _stoppable(checkpoint):
+                trained = train_or_again(
+                    model, dataset, seed=seed, beta=1.0, device=here, checkpoint=checkpoint,
+                    epochs=epochs, overwrite=overwrite,
+                )  # fmt: skip
+                history = trained.history
+                record = measure_refinement(
+                    model, trained.vae, dataset, classifier, seed=seed,
+                    epochs=len(history.loss), best_epoch=history.best_epoch, commit=commit,
+                )  # fmt: skip
+            write(REFINEMENTS, record, results)
+        except Exception as error:
+            if (explained := explain(error)) is None:
+                raise
+            failed[name] = explained[0]
+    if len(failed) < len(runs):
+        typer.echo(refinement_table(read_refinements(results, dataset.name)))
+    _failures(failed, len(runs))
+
+
+def _asked(
+    data: str, models: str, epochs: int | None, *folders: Path
+) -> tuple[Data, list[str], dict[str, Any]]:
+    """The data, the models and the settings of many runs, looked at before the first begins."""
+    if epochs is not None and epochs < 1:
+        raise InputError(f"--epochs takes at least 1, got {epochs}")
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file where a folder must be: name another place")
+    dataset = load_data(data)
+    names = list(dict.fromkeys(name.strip() for name in models.split(",")))
+    for name in names:
+        # What the data are too few for, too.
+        assemble(name, dataset, resolve(name, dataset)[1])
+    return dataset, names, settings_of(dataset, epochs)
+
+
+def _failures(failed: dict[str, str], count: int) -> None:
+    """List the runs that failed and why, and end with the exit code that says so."""
+    if not failed:
+        return
+    for name, reason in failed.items():
+        typer.echo(f"failed: {name}: {reason}", err=True)
+    typer.echo(
+        f"error: {len(failed)} of {count} runs failed; the same command tries them again", err=True
+    )
+    raise typer.Exit(1)
+
+
+def _keep_other(path: Path, **asked: Any) -> None:
+    """Refuse to replace a record of something else."""
+    if differs := path.is_file() and differences(read(RUNS, path), **asked):
+        raise InputError(
+            f"{path} is there already, but {', '.join(differs)}: ask for the same, or add "
+            "--overwrite to replace it"
+        )
 
 
 @app.command()
@@ -377,16 +482,8 @@ def main() -> None:
     matplotlib.use("Agg")
     try:
         app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: {reason} Try --device cpu.", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"error: could not read or write: {error}", file=sys.stderr)
-        sys.exit(2)
-    except NotFinite as error:
-        print(f"error: {error} (a checkpoint keeps the epoch before, if any)", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        print(f"error: {explained[0]}", file=sys.stderr)
+        sys.exit(explained[1])

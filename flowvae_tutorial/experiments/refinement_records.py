@@ -57,7 +57,9 @@ _FORM = files.form(
             "accuracy": _SHARE, "confidence": _SHARE, "precision": _SHARE, "recall": _SHARE,
             "energy_distance": files.NUMBER,
         }),
-    }
+    },
+    # Of data of your own alone.
+    {"data_checksum": files.TEXT},
 )  # fmt: skip
 REFINEMENTS = Kind(
     plural="refinements",
@@ -114,6 +116,14 @@ def fit_classifier(data: Data, epochs: int = 50, seed: int = 0) -> Classifier:
                 loss.backward()
                 optimizer.step()
     return classifier.requires_grad_(False)
+
+
+def measured() -> Record:
+    """The numbers that `measure_refinement` goes by, as its records have them."""
+    return {
+        "lr": LR, "anchors": ANCHORS, "steps": STEPS, "num_latents": LATENTS,
+        "neighbours": NEIGHBOURS,
+    }  # fmt: skip
 
 
 @torch.no_grad()
@@ -181,10 +191,10 @@ def measure_refinement(
         }
     return files.describe(
         device, commit, model=model, data=data.name, seed=seed, epochs=epochs,
-        best_epoch=best_epoch, lr=LR, anchors=ANCHORS, steps=STEPS, decoded="draws",
-        num_latents=LATENTS, num_test=len(data.test), num_compared=compared,
-        neighbours=NEIGHBOURS, **grid,
+        best_epoch=best_epoch, decoded="draws", num_test=len(data.test), num_compared=compared,
+        **measured(), **grid,
         reference={name: round(value, 5) for name, value in reference.items()},
+        **({"data_checksum": data.checksum} if data.checksum else {}),
     )  # fmt: skip
 
 
