@@ -1,10 +1,14 @@
 """The commands: `flowvae --help`, or `python -m flowvae_tutorial --help`."""
 
+import codecs
 import contextlib
+import io
 import itertools
 import math
 import os
+import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +17,9 @@ from typing import Annotated, Any
 import matplotlib
 import torch
 import typer
+from typer.core import TyperGroup
 
+from .. import __version__
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
@@ -23,7 +29,7 @@ from ..storage.trained import Trained, load_trained, save_trained
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
-from .record_files import read, run_name, write
+from .record_files import Record, read, run_name, write
 from .records import (
     RUNS,
     book_results,
@@ -53,20 +59,41 @@ from .runs import (
     train_or_again,
     train_run,
 )
+from .tables import aligned
+
+
+class _Stoppable(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C where there is nothing yet to go on from."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from stop
+
 
 app = typer.Typer(
+    cls=_Stoppable,
     help="Train the book's models, reproduce its records, report its tables.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+
+def _whole(text: str) -> str:
+    """A help text whose lines break between names and not in them."""
+    return "\b\n" + textwrap.fill(text, 42, break_on_hyphens=False, break_long_words=False)
+
+
 Names = ", ".join
 ALL = ",".join(BOOK_MODELS)
+WITH_A_PRIOR = "gaussian,vampprior,flow-prior,spline-flow-prior"
 DataOption = Annotated[
     str,
-    typer.Option("--data", help=f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own."),
+    typer.Option(
+        "--data", help=_whole(f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own.")
+    ),
 ]
 EpochsOption = Annotated[
     int | None, typer.Option(help="At most so many epochs; the book's own by default.")
@@ -82,20 +109,42 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there and was made otherwise.")
 ]
 ResultsOption = Annotated[Path, typer.Option(help="Folder of the records.")]
-ModelsOption = Annotated[str, typer.Option(help="Names, with commas between.")]
+ModelsOption = Annotated[
+    str, typer.Option(help="Names, with commas between.", show_default="all of the book's")
+]
 SeedsOption = Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1, max=10_000)]
 TrainedArgument = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT|NAME",
-        help=f"A checkpoint.pt, a weights.safetensors, or one of {Names(pretrained_models())}.",
+        help=_whole(
+            f"A checkpoint.pt, a weights.safetensors, or one of {Names(pretrained_models())}."
+        ),
     ),
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flowvae_tutorial {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help=f"One of {Names(MODELS)}.")] = "gaussian",
+    model: Annotated[str, typer.Option(help=_whole(f"One of {Names(MODELS)}."))] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
     batch_size: Annotated[
@@ -181,7 +230,7 @@ def evaluate(
 
     An evaluation that was stopped goes on.
 
-    Example: python -m flowvae_tutorial evaluate runs/digits-gaussian-seed0/checkpoint.pt
+    Example: python -m flowvae_tutorial evaluate runs/mine/checkpoint.pt
     """
     run = _find(trained)
     if not run.history.loss:
@@ -301,7 +350,7 @@ def reproduce(
         )  # fmt: skip
         raise typer.Exit(130) from stop
     if len(failed) < count or not work:
-        typer.echo(table(read_records(results, dataset.name)))
+        _show(table(read_records(results, dataset.name)))
     _failures(failed, count)
 
 
@@ -309,7 +358,15 @@ def reproduce(
 def refine(
     data: DataOption = "digits",
     seeds: SeedsOption = 5,
-    models: ModelsOption = "gaussian,vampprior,flow-prior,spline-flow-prior",
+    models: Annotated[
+        str,
+        typer.Option(
+            help=_whole(
+                f"Names, with commas between; by default {WITH_A_PRIOR.replace(',', ', ')}."
+            ),
+            show_default=False,
+        ),
+    ] = WITH_A_PRIOR,
     epochs: EpochsOption = None,
     device: DeviceOption = "auto",
     results: ResultsOption = Path("results/refinement"),
@@ -327,7 +384,7 @@ def refine(
     here = device_by_name(device)
     dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
-    classifier = fit_classifier(dataset.to(here))
+    classifier = fit_classifier(dataset.to(here), progress=True)
     runs = list(itertools.product(names, range(seeds)))
     # Before the first is trained: a record of something else is a mistake in the arguments.
     done = {
@@ -355,6 +412,7 @@ def refine(
                 record = measure_refinement(
                     model, trained.vae, dataset, classifier, seed=seed,
                     epochs=len(history.loss), best_epoch=history.best_epoch, commit=commit,
+                    progress=True,
                 )  # fmt: skip
             write(REFINEMENTS, record, results)
         except Exception as error:
@@ -362,7 +420,7 @@ def refine(
                 raise
             failed[name] = explained[0]
     if len(failed) < len(runs):
-        typer.echo(refinement_table(read_refinements(results, dataset.name)))
+        _show(refinement_table(read_refinements(results, dataset.name)))
     _failures(failed, len(runs))
 
 
@@ -413,6 +471,9 @@ def report(
     data: Annotated[
         str | None, typer.Option("--data", help="Only this data set, or that of this file.")
     ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Only these models, with commas between.")
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Also draw reconstructions and samples into this folder."),
@@ -421,15 +482,46 @@ def report(
         "runs"
     ),
 ) -> None:
-    """Print the tables and paired intervals of all records, as Markdown.
+    """Print the tables and paired intervals of all records, the newest first, as Markdown.
+
+    The folder is one that `reproduce` wrote, or the one where `train` put its runs.
 
     Example: python -m flowvae_tutorial report --results results
     """
-    records = read_records(results or book_results(), data and Path(data).stem)
-    typer.echo(f"{table(records)}\n\n{paired_table(records)}")
+    records = _records_in(results or book_results(), data and Path(data).stem)
+    if models is not None:
+        names = [name.strip() for name in models.split(",")]
+        there = {record["model"] for record in records}
+        if unknown := [name for name in names if name not in there]:
+            raise InputError(
+                f"no record of {', '.join(map(repr, unknown))}: there are some of "
+                f"{Names(sorted(there))}"
+            )
+        records = [record for record in records if record["model"] in names]
+    _show(table(records))
+    typer.echo()
+    _show(paired_table(records))
     if pictures is not None:
         for picture in draw_report(records, out, pictures, data if is_file(data or "") else None):
             typer.echo(picture)
+
+
+def _records_in(folder: Path, data: str | None) -> list[Record]:
+    """Those that `reproduce` wrote into a folder, or `train` below it, the newest first."""
+    runs = [path.parent for path in folder.glob("*/*.json") if path.stem == path.parent.name]
+    if not runs or any(folder.glob("*.json")):
+        records = read_records(folder, data)
+    else:
+        records = [record for run in sorted(runs) for record in read_records(run)]
+        records = [record for record in records if data in (None, record["data"])]
+        if not records:
+            raise InputError(f"no records of {data} in {folder}: run `train`")
+    return sorted(records, key=lambda record: record["date"], reverse=True)
+
+
+def _show(markdown: str) -> None:
+    """Print a table, on a terminal with its columns below each other."""
+    typer.echo(aligned(markdown) if sys.stdout.isatty() else markdown)
 
 
 @contextlib.contextmanager
@@ -477,9 +569,35 @@ def _data_of(run: Trained, data: str | None) -> Data:
     return replace(dataset, name=run.data)
 
 
+# What stands for a character that the encoding of a pipe or a file does not have.
+_PLAIN = {"−": "-", "→": "->", "±": "+/-", "β": "beta", "’": "'", "…": "..."}
+
+
+def _speak_anywhere() -> None:
+    """Let no encoding and no closed stream stop a command from what it does."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        missing = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+    codecs.register_error("plain", plain)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
 def main() -> None:
     """Run a command; a mistake of the user's is one line and exit code 2."""
     matplotlib.use("Agg")
+    _speak_anywhere()
+    # The main thread alone may say what a signal does.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except Exception as error:

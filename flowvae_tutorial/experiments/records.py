@@ -21,7 +21,7 @@ from ..evaluation import evaluate, mean_and_standard_error, prior_gap
 from ..history import History
 from ..models import Sizes
 from ..storage.files import write_whole
-from ..training.progress import progress_bar
+from ..training.progress import progress_bar, slow_bar
 from ..vae import VAE
 from . import record_files as files
 from .record_files import Kind, Record, book_results, current_commit, run_name
@@ -202,9 +202,13 @@ def _figures(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         nll = _nll(vae, data.test, num_samples, seed, partial, progress)
-        result = evaluate(vae, data.test, num_samples, nll=nll)
-        gap = prior_gap(vae, data.batch(data.train[:GAP_IMAGES]), data.test).mean().item()
-        points = {} if data.image_shape else _compare_samples(vae, data)
+        with slow_bar(desc="test figures", total=3, disable=not progress) as bar:
+            result = evaluate(vae, data.test, num_samples, nll=nll)
+            bar.update()
+            gap = prior_gap(vae, data.batch(data.train[:GAP_IMAGES]), data.test).mean().item()
+            bar.update()
+            points = {} if data.image_shape else _compare_samples(vae, data)
+            bar.update()
     mean, standard_error = mean_and_standard_error(result.nll)
     return {
         "nll": {
@@ -222,7 +226,14 @@ def _nll(
 ) -> Tensor:
     """Minus the log-likelihoods, `(N,)`, a part of the examples at a time if there are many."""
     if len(x) <= 2 * PART:
-        return -vae.log_marginal(x, num_samples)
+        bar = slow_bar(desc="test NLL", total=num_samples, disable=not progress, unit="sample")
+        # The likelihood sees each sample once, `(S, N, D)`, whatever part of them it is given.
+        count = vae.likelihood.register_forward_hook(lambda _, z, p_x: bar.update(len(z[0])))
+        try:
+            with bar:
+                return -vae.log_marginal(x, num_samples)
+        finally:
+            count.remove()
     weights = hashlib.sha256()
     for value in vae.state_dict().values():
         weights.update(value.cpu().numpy().tobytes())
