@@ -47,7 +47,7 @@ def mean_and_standard_error(values: Tensor) -> tuple[float, float]:
 def evaluate(
     vae: VAE,
     x: Tensor,
-    num_samples: int = 1000,
+    num_samples: int = 5000,
     elbo_samples: int = 20,
     nll: Tensor | None = None,
 ) -> Evaluation:

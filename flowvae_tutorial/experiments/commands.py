@@ -1,31 +1,40 @@
 """The commands: `flowvae --help`, or `python -m flowvae_tutorial --help`."""
 
+import codecs
 import contextlib
+import io
+import itertools
+import math
 import os
+import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib
 import torch
 import typer
+from typer.core import TyperGroup
 
+from .. import __version__
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
-from ..models import BOOK_MODELS, MODELS, resolve
+from ..models import BOOK_MODELS, MODELS, assemble, resolve
 from ..pretrained import pretrained_models, pretrained_run
 from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
-from ..training.loop import NotFinite
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
-from .record_files import run_name, write
+from .record_files import Record, read, run_name, write
 from .records import (
+    RUNS,
     book_results,
     current_commit,
+    differences,
     is_on_record,
     paired_table,
     read_records,
@@ -36,28 +45,55 @@ from .refinement_records import (
     REFINEMENTS,
     fit_classifier,
     measure_refinement,
+    measured,
     read_refinements,
     refinement_table,
 )
 from .runs import (
     FIRST_STAGE_FILE,
+    aside,
+    explain,
     record_of,
     reproduce_model,
+    settings_of,
+    train_or_again,
     train_run,
 )
+from .tables import aligned
+
+
+class _Stoppable(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C where there is nothing yet to go on from."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from stop
+
 
 app = typer.Typer(
+    cls=_Stoppable,
     help="Train the book's models, reproduce its records, report its tables.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+
+def _whole(text: str) -> str:
+    """A help text whose lines break between names and not in them."""
+    return "\b\n" + textwrap.fill(text, 42, break_on_hyphens=False, break_long_words=False)
+
+
 Names = ", ".join
+ALL = ",".join(BOOK_MODELS)
+WITH_A_PRIOR = "gaussian,vampprior,flow-prior,spline-flow-prior"
 DataOption = Annotated[
     str,
-    typer.Option("--data", help=f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own."),
+    typer.Option(
+        "--data", help=_whole(f"One of {Names(DATA_SETS)}, or a .npz or .pt file of your own.")
+    ),
 ]
 EpochsOption = Annotated[
     int | None, typer.Option(help="At most so many epochs; the book's own by default.")
@@ -69,18 +105,46 @@ OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights an
 SeedOption = Annotated[
     int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there and was made otherwise.")
+]
+ResultsOption = Annotated[Path, typer.Option(help="Folder of the records.")]
+ModelsOption = Annotated[
+    str, typer.Option(help="Names, with commas between.", show_default="all of the book's")
+]
+SeedsOption = Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1, max=10_000)]
 TrainedArgument = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT|NAME",
-        help=f"A checkpoint.pt, a weights.safetensors, or one of {Names(pretrained_models())}.",
+        help=_whole(
+            f"A checkpoint.pt, a weights.safetensors, or one of {Names(pretrained_models())}."
+        ),
     ),
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flowvae_tutorial {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help=f"One of {Names(MODELS)}.")] = "gaussian",
+    model: Annotated[str, typer.Option(help=_whole(f"One of {Names(MODELS)}."))] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
     batch_size: Annotated[
@@ -92,6 +156,9 @@ def train(
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run; with --resume, its record alone.")
+    ] = False,
 ) -> None:
     """Train one model, print its test figures and draw its samples.
 
@@ -102,17 +169,31 @@ def train(
     torchrun --nproc_per_node=2 -m flowvae_tutorial train --model vampprior
     """
     # No name of the book's has a point in it, and a file's run is named as the file is.
-    folder = out / run_name(model, Path(data).stem, beta, seed)
+    name = run_name(model, Path(data).stem, beta, seed)
+    folder = out / name
     checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
+    finished = [folder / f"{name}.json", folder / "weights.safetensors"]
     with joined(device_by_name(device)) as here:
-        for file in (checkpoint, first_stage):
-            if file.exists() and not resume:
-                raise InputError(
-                    f"{file} holds a run already: add --resume to go on with it, or delete the file"
-                )
+        begun = [file for file in (checkpoint, first_stage) if file.exists()]
+        ended = [file for file in finished if file.exists()]
+        if begun and not resume and not overwrite:
+            raise InputError(
+                f"{begun[0]} holds a run already: add --resume to go on with it, or --overwrite to "
+                "replace it"
+            )
+        if ended and not begun and not overwrite:
+            raise InputError(
+                f"{ended[0]} is of a run that ended and whose checkpoint is gone: add --overwrite "
+                "to replace it, or take another --out"
+            )
+        if not overwrite:
+            _keep_other(finished[0], num_samples=samples)
+        old = contextlib.ExitStack()
         with first_before_others():
             dataset = load_data(data)
-        with _stoppable(checkpoint, first_stage):
+            if overwrite and not resume and rank_and_world()[0] == 0:
+                old.enter_context(aside(checkpoint, first_stage))
+        with old, _stoppable(checkpoint, first_stage):
             trained = train_run(
                 model, dataset, seed=seed, beta=beta, device=here, checkpoint=checkpoint,
                 epochs=epochs, batch_size=batch_size,
@@ -143,12 +224,13 @@ def evaluate(
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("evaluations"),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a trained model on its test set, print the figures and write its record.
 
     An evaluation that was stopped goes on.
 
-    Example: python -m flowvae_tutorial evaluate runs/digits-gaussian-seed0/checkpoint.pt
+    Example: python -m flowvae_tutorial evaluate runs/mine/checkpoint.pt
     """
     run = _find(trained)
     if not run.history.loss:
@@ -158,7 +240,13 @@ def evaluate(
         )
     run.vae.to(device_by_name(device))
     dataset = _data_of(run, data)
-    partial = out / f"{run_name(run.model, run.data, run.beta, run.seed)}.part"
+    name = run_name(run.model, run.data, run.beta, run.seed)
+    if not overwrite:
+        _keep_other(
+            out / f"{name}.json", num_samples=samples, epochs=len(run.history.loss),
+            settings=run.settings, data_checksum=dataset.checksum,
+        )  # fmt: skip
+    partial = out / f"{name}.part"
     with _stoppable(partial, keeps="the test examples that are done"):
         record = record_of(
             run, dataset, num_samples=samples, commit=current_commit(), partial=partial
@@ -197,15 +285,13 @@ def sample(
 @app.command()
 def reproduce(
     data: DataOption = "digits",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
-    models: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(
-        BOOK_MODELS
-    ),
+    seeds: SeedsOption = 5,
+    models: ModelsOption = ALL,
     betas: Annotated[str, typer.Option(help="KL weights, with commas between.")] = "1",
     epochs: EpochsOption = None,
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
+    results: ResultsOption = Path("results"),
     out: OutOption = Path("runs"),
     jobs: Annotated[
         int | None,
@@ -213,91 +299,168 @@ def reproduce(
             help="Models trained at once; by default one a processor, or one on a GPU.", min=1
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
 
     Each model has a process of its own, with one thread. A run whose record is there is not done
-    again; a run that was stopped goes on.
+    again; a run that was stopped goes on. If one fails, the others are done all the same.
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
-    dataset = load_data(data)
-    names = models.split(",")
-    for name in names:
-        resolve(name, dataset)
     try:
-        weights = [float(beta) for beta in betas.split(",")]
+        weights = list(dict.fromkeys(float(beta) for beta in betas.split(",")))
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
+    if not all(0 <= beta < math.inf for beta in weights):
+        raise InputError(f"--betas takes finite numbers that are not below 0, got {betas!r}")
     if device_by_name(device).type != "cpu":
         jobs = jobs or 1
+    jobs = jobs or os.cpu_count() or 1
+    dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
     work = []
-    for model in dict.fromkeys(names):
-        runs = [(beta, seed) for beta in weights for seed in range(seeds)]
-        done = [(b, s) for b, s in runs if is_on_record(results, model, dataset, b, s)]
-        for beta, seed in done:
-            typer.echo(f"{run_name(model, dataset.name, beta, seed)}: its record is there")
-        if left := [run for run in runs if run not in done]:
-            work.append((model, data, left, epochs, samples, device, results, out, commit))
+    for model in names:
+        runs = []
+        for beta, seed in itertools.product(weights, range(seeds)):
+            name = run_name(model, dataset.name, beta, seed)
+            if is_on_record(
+                results / f"{name}.json", dataset, settings, overwrite=overwrite,
+                num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
+            ):  # fmt: skip
+                typer.echo(f"{name}: its record is there")
+            else:
+                runs.append((beta, seed))
+        if runs:
+            work.append(
+                (model, data, runs, epochs, samples, device, results, out, commit, overwrite)
+            )
+    count = sum(len(runs) for _, _, runs, *_ in work)
+    if count:
+        typer.echo(
+            f"runs to do: {count}, of up to {settings['epochs']} epochs each, "
+            f"{min(jobs, len(work))} at once; the bars show the time that is left of each"
+        )
     try:
-        at_once(reproduce_model, work, jobs or os.cpu_count() or 1)
+        failed = dict(itertools.chain(*(f.items() for f in at_once(reproduce_model, work, jobs))))
     except KeyboardInterrupt as stop:
         typer.echo(
             f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
             "on from there", err=True,
         )  # fmt: skip
         raise typer.Exit(130) from stop
-    typer.echo(table(read_records(results, dataset.name)))
+    if len(failed) < count or not work:
+        _show(table(read_records(results, dataset.name)))
+    _failures(failed, count)
 
 
 @app.command()
 def refine(
     data: DataOption = "digits",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to SEEDS − 1.", min=1)] = 5,
-    models: Annotated[str, typer.Option(help="Names, with commas between.")] = (
-        "gaussian,vampprior,flow-prior,spline-flow-prior"
-    ),
+    seeds: SeedsOption = 5,
+    models: Annotated[
+        str,
+        typer.Option(
+            help=_whole(
+                f"Names, with commas between; by default {WITH_A_PRIOR.replace(',', ', ')}."
+            ),
+            show_default=False,
+        ),
+    ] = WITH_A_PRIOR,
     epochs: EpochsOption = None,
     device: DeviceOption = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the records.")] = Path(
-        "results/refinement"
-    ),
+    results: ResultsOption = Path("results/refinement"),
     out: OutOption = Path("runs"),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Refine samples of every named model and seed, and write one JSON record a run.
 
     Models are trained as `reproduce` trains them; its checkpoints are used. A run whose record is
-    there is not done again; a run that was stopped goes on.
+    there is not done again; a run that was stopped goes on. If one fails, the others are done all
+    the same.
 
     Example: python -m flowvae_tutorial refine --data digits --seeds 5
     """
-    dataset = load_data(data)
-    names = models.split(",")
-    for name in names:
-        resolve(name, dataset)
+    here = device_by_name(device)
+    dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
-    classifier = fit_classifier(dataset.to(device_by_name(device)))
-    runs = [(model, seed) for model in names for seed in range(seeds)]
+    classifier = fit_classifier(dataset.to(here), progress=True)
+    runs = list(itertools.product(names, range(seeds)))
+    # Before the first is trained: a record of something else is a mistake in the arguments.
+    done = {
+        run: is_on_record(
+            results / f"{run_name(run[0], dataset.name, 1, run[1])}.json", dataset, settings,
+            kind=REFINEMENTS, overwrite=overwrite, **measured(),
+        )
+        for run in runs
+    }  # fmt: skip
+    failed = {}
     for count, (model, seed) in enumerate(runs, start=1):
         name = run_name(model, dataset.name, 1, seed)
-        if (results / f"{name}.json").exists():
+        if done[model, seed]:
             typer.echo(f"[{count}/{len(runs)}] {name}: its record is there")
             continue
         typer.echo(f"[{count}/{len(runs)}] {name}")
         checkpoint = out / name / "checkpoint.pt"
-        with _stoppable(checkpoint):
-            trained = train_run(
-                model, dataset, seed=seed, beta=1.0, device=device_by_name(device),
-                checkpoint=checkpoint, epochs=epochs,
-            )  # fmt: skip
-            history = trained.history
-            record = measure_refinement(
-                model, trained.vae, dataset, classifier, seed=seed, epochs=len(history.loss),
-                best_epoch=history.best_epoch, commit=commit,
-            )  # fmt: skip
-        write(REFINEMENTS, record, results)
-    typer.echo(refinement_table(read_refinements(results, dataset.name)))
+        try:
+            with _stoppable(checkpoint):
+                trained = train_or_again(
+                    model, dataset, seed=seed, beta=1.0, device=here, checkpoint=checkpoint,
+                    epochs=epochs, overwrite=overwrite,
+                )  # fmt: skip
+                history = trained.history
+                record = measure_refinement(
+                    model, trained.vae, dataset, classifier, seed=seed,
+                    epochs=len(history.loss), best_epoch=history.best_epoch, commit=commit,
+                    progress=True,
+                )  # fmt: skip
+            write(REFINEMENTS, record, results)
+        except Exception as error:
+            if (explained := explain(error)) is None:
+                raise
+            failed[name] = explained[0]
+    if len(failed) < len(runs):
+        _show(refinement_table(read_refinements(results, dataset.name)))
+    _failures(failed, len(runs))
+
+
+def _asked(
+    data: str, models: str, epochs: int | None, *folders: Path
+) -> tuple[Data, list[str], dict[str, Any]]:
+    """The data, the models and the settings of many runs, looked at before the first begins."""
+    if epochs is not None and epochs < 1:
+        raise InputError(f"--epochs takes at least 1, got {epochs}")
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file where a folder must be: name another place")
+    dataset = load_data(data)
+    names = list(dict.fromkeys(name.strip() for name in models.split(",")))
+    for name in names:
+        # What the data are too few for, too.
+        assemble(name, dataset, resolve(name, dataset)[1])
+    return dataset, names, settings_of(dataset, epochs)
+
+
+def _failures(failed: dict[str, str], count: int) -> None:
+    """List the runs that failed and why, and end with the exit code that says so."""
+    if not failed:
+        return
+    for name, reason in failed.items():
+        typer.echo(f"failed: {name}: {reason}", err=True)
+    typer.echo(
+        f"error: {len(failed)} of {count} runs failed; the same command tries them again", err=True
+    )
+    raise typer.Exit(1)
+
+
+def _keep_other(path: Path, **asked: Any) -> None:
+    """Refuse to replace a record of something else."""
+    if differs := path.is_file() and differences(read(RUNS, path), **asked):
+        raise InputError(
+            f"{path} is there already, but {', '.join(differs)}: ask for the same, or add "
+            "--overwrite to replace it"
+        )
 
 
 @app.command()
@@ -308,6 +471,9 @@ def report(
     data: Annotated[
         str | None, typer.Option("--data", help="Only this data set, or that of this file.")
     ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Only these models, with commas between.")
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Also draw reconstructions and samples into this folder."),
@@ -316,15 +482,46 @@ def report(
         "runs"
     ),
 ) -> None:
-    """Print the tables and paired intervals of all records, as Markdown.
+    """Print the tables and paired intervals of all records, the newest first, as Markdown.
+
+    The folder is one that `reproduce` wrote, or the one where `train` put its runs.
 
     Example: python -m flowvae_tutorial report --results results
     """
-    records = read_records(results or book_results(), data and Path(data).stem)
-    typer.echo(f"{table(records)}\n\n{paired_table(records)}")
+    records = _records_in(results or book_results(), data and Path(data).stem)
+    if models is not None:
+        names = [name.strip() for name in models.split(",")]
+        there = {record["model"] for record in records}
+        if unknown := [name for name in names if name not in there]:
+            raise InputError(
+                f"no record of {', '.join(map(repr, unknown))}: there are some of "
+                f"{Names(sorted(there))}"
+            )
+        records = [record for record in records if record["model"] in names]
+    _show(table(records))
+    typer.echo()
+    _show(paired_table(records))
     if pictures is not None:
         for picture in draw_report(records, out, pictures, data if is_file(data or "") else None):
             typer.echo(picture)
+
+
+def _records_in(folder: Path, data: str | None) -> list[Record]:
+    """Those that `reproduce` wrote into a folder, or `train` below it, the newest first."""
+    runs = [path.parent for path in folder.glob("*/*.json") if path.stem == path.parent.name]
+    if not runs or any(folder.glob("*.json")):
+        records = read_records(folder, data)
+    else:
+        records = [record for run in sorted(runs) for record in read_records(run)]
+        records = [record for record in records if data in (None, record["data"])]
+        if not records:
+            raise InputError(f"no records of {data} in {folder}: run `train`")
+    return sorted(records, key=lambda record: record["date"], reverse=True)
+
+
+def _show(markdown: str) -> None:
+    """Print a table, on a terminal with its columns below each other."""
+    typer.echo(aligned(markdown) if sys.stdout.isatty() else markdown)
 
 
 @contextlib.contextmanager
@@ -372,21 +569,39 @@ def _data_of(run: Trained, data: str | None) -> Data:
     return replace(dataset, name=run.data)
 
 
+# What stands for a character that the encoding of a pipe or a file does not have.
+_PLAIN = {"−": "-", "→": "->", "±": "+/-", "β": "beta", "’": "'", "…": "..."}
+
+
+def _speak_anywhere() -> None:
+    """Let no encoding and no closed stream stop a command from what it does."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        missing = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+    codecs.register_error("plain", plain)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
 def main() -> None:
     """Run a command; a mistake of the user's is one line and exit code 2."""
     matplotlib.use("Agg")
+    _speak_anywhere()
+    # The main thread alone may say what a signal does.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: {reason} Try --device cpu.", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"error: could not read or write: {error}", file=sys.stderr)
-        sys.exit(2)
-    except NotFinite as error:
-        print(f"error: {error} (a checkpoint keeps the epoch before, if any)", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        print(f"error: {explained[0]}", file=sys.stderr)
+        sys.exit(explained[1])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -16,28 +16,29 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..training.progress import set_line
 
+Result = TypeVar("Result")
 
-def at_once(job: Callable[..., None], work: Sequence[tuple[Any, ...]], jobs: int) -> None:
-    """Call `job(*arguments)` for each of `work`, at most `jobs` at a time.
+
+def at_once(job: Callable[..., Result], work: Sequence[tuple[Any, ...]], jobs: int) -> list[Result]:
+    """What `job(*arguments)` gives back for each of `work`, called at most `jobs` at a time.
 
     One thread each: models this small run fastest on one, and repeat bit for bit on it. With one
     process at a time, that process is this one.
+
+    An exception of one ends all: a job whose failure is its own gives it back instead.
 
     Raises:
         InputError: a process was killed, for want of memory for example.
 
     Example:
         >>> from flowvae_tutorial.experiments.jobs import at_once
-        >>> at_once(print, [("gaussian", "seed 0"), ("gaussian", "seed 1")], jobs=1)
-        gaussian seed 0
-        gaussian seed 1
+        >>> at_once(max, [("gaussian", "mixture"), ("hvae", "gaussian")], jobs=1)
+        ['mixture', 'hvae']
     """
     jobs = min(jobs, len(work))
     if jobs <= 1:
         torch.set_num_threads(1)
-        for arguments in work:
-            job(*arguments)
-        return
+        return [job(*arguments) for arguments in work]
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
     begin = (context.Value("i", 0), context.RLock(), theirs)
@@ -50,6 +51,7 @@ def at_once(job: Callable[..., None], work: Sequence[tuple[Any, ...]], jobs: int
         try:
             for result in as_completed(results):
                 result.result()
+            return [result.result() for result in results]
         except BaseException as error:
             ours.close()
             pool.shutdown(cancel_futures=True)

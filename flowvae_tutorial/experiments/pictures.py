@@ -15,6 +15,7 @@ from ..plots import COLOURS, plot_images, plot_rows
 from ..storage.files import write_whole
 from ..storage.own_data import load_data
 from ..storage.trained import load_trained
+from ..training.progress import slow_bar
 from ..vae import VAE
 from .record_files import Record, run_name
 
@@ -80,7 +81,7 @@ def draw_report(
             continue
         kept = {}
         shape = None
-        for record in records:
+        for record in slow_bar(iterable=records, desc=f"models of {name}"):
             run = run_name(record["model"], name, record["beta"], record["seed"])
             checkpoint = runs / run / "checkpoint.pt"
             first = record["seed"] == 0 and record["beta"] == 1
@@ -93,10 +94,16 @@ def draw_report(
         x = None if source is None else load_data(source).test[:COLUMNS]
         torch.manual_seed(0)
         if x is not None:
-            rebuilt = {model: vae.reconstruct(x) for model, vae in kept.items()}
+            rebuilt = {
+                model: vae.reconstruct(x)
+                for model, vae in slow_bar(iterable=kept.items(), desc="reconstructions")
+            }
             figure = plot_rows({"test images": x, **rebuilt}, shape)
             pictures.append(_save(figure, folder / f"{name}-reconstructions.png"))
-        samples = {model: vae.sample(COLUMNS, mean=True) for model, vae in kept.items()}
+        samples = {
+            model: vae.sample(COLUMNS, mean=True)
+            for model, vae in slow_bar(iterable=kept.items(), desc="samples")
+        }
         pictures.append(_save(plot_rows(samples, shape), folder / f"{name}-samples.png"))
     if not pictures:
         raise InputError(f"no checkpoint in {runs} belongs to a record of images: run `reproduce`")

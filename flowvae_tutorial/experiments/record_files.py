@@ -71,7 +71,9 @@ def run_name(model: str, data: str, beta: float, seed: int) -> str:
         >>> run_name("gaussian", "digits", beta=4, seed=0)
         'digits-gaussian-beta4-seed0'
     """
-    return f"{data}-{model}{'' if beta == 1 else f'-beta{beta:g}'}-seed{seed}"
+    # Two weights that differ in the seventh digit are two runs.
+    weight = f"{beta:g}" if float(f"{beta:g}") == beta else repr(float(beta))
+    return f"{data}-{model}{'' if beta == 1 else f'-beta{weight}'}-seed{seed}"
 
 
 def book_results() -> Path:

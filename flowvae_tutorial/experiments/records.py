@@ -21,7 +21,7 @@ from ..evaluation import evaluate, mean_and_standard_error, prior_gap
 from ..history import History
 from ..models import Sizes
 from ..storage.files import write_whole
-from ..training.progress import progress_bar
+from ..training.progress import progress_bar, slow_bar
 from ..vae import VAE
 from . import record_files as files
 from .record_files import Kind, Record, book_results, current_commit, run_name
@@ -86,21 +86,70 @@ RUNS = Kind(
 )
 
 
-def is_on_record(folder: Path, model: str, data: Data, beta: float, seed: int) -> bool:
-    """Whether a folder has the record of this run.
+def is_on_record(
+    path: Path,
+    data: Data,
+    settings: dict[str, Any],
+    *,
+    kind: Kind = RUNS,
+    overwrite: bool = False,
+    **asked: Any,
+) -> bool:
+    """Whether a file is the record of a run, and the run is what is asked for now.
+
+    Args:
+        path: the file.
+        data: what the run is trained on.
+        settings: the arguments of `fit` that are asked for.
+        kind: of the record.
+        overwrite: a record of something else counts as none.
+        asked: other fields that must be equal, if the record has them.
 
     Raises:
-        InputError: it has one of other data of your own that have the same name.
+        InputError: the record is damaged, or is one of something else.
     """
-    path = folder / f"{run_name(model, data.name, beta, seed)}.json"
     if not path.exists():
         return False
-    if data.checksum and files.read(RUNS, path).get("data_checksum") != data.checksum:
+    record = files.read(kind, path)
+    if record.get("data_checksum", "") != data.checksum:
+        differs = [f"it is of other data that were called {data.name!r}, too"]
+    else:
+        differs = differences(record, **asked) + _trained_otherwise(record, settings)
+    if differs and not overwrite:
         raise InputError(
-            f"{path} is of other data that were called {data.name!r}, too: rename the file of one, "
-            "or take another folder"
+            f"{path} is there already, but {', '.join(differs)}: ask for the same, take another "
+            "folder, or add --overwrite to replace it"
         )
-    return True
+    return not differs
+
+
+def differences(record: Record, **asked: Any) -> list[str]:
+    """What a record has otherwise than it is asked for; a field that it lacks is no difference."""
+    found = []
+    for name, value in json.loads(json.dumps(asked)).items():
+        if isinstance(value, dict):
+            within = {key: value[key] for key in record.get(name, {}) if key in value}
+            found += differences(record.get(name, {}), **within)
+        elif record.get(name, value) != value:
+            found.append(f"it has {name} = {record[name]} and not {value}")
+    return found
+
+
+def _trained_otherwise(record: Record, settings: dict[str, Any]) -> list[str]:
+    """As `differences`. More epochs change nothing for a run that stopped before its last."""
+    epochs, waited = record["epochs"], settings["patience"]
+    stopped = epochs - max(record["best_epoch"], settings["warmup"]) >= waited
+    of = {key: value for key, value in settings.items() if key != "epochs" or "decay" in settings}
+    if seen := record.get("settings"):
+        # What `fit` was not given is its default, and that is not among the book's settings.
+        of |= dict.fromkeys(seen.keys() - settings.keys() - {"epochs"})
+        found = differences(seen, **of)
+        missing = [f"it was trained without {key}" for key in of if key not in seen]
+    else:
+        found, missing = [], []
+    if epochs > settings["epochs"] or (epochs < settings["epochs"] and not stopped):
+        found.append(f"it has {epochs} epochs and not {settings['epochs']}")
+    return found + missing
 
 
 def make_record(
@@ -153,9 +202,13 @@ def _figures(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         nll = _nll(vae, data.test, num_samples, seed, partial, progress)
-        result = evaluate(vae, data.test, num_samples, nll=nll)
-        gap = prior_gap(vae, data.batch(data.train[:GAP_IMAGES]), data.test).mean().item()
-        points = {} if data.image_shape else _compare_samples(vae, data)
+        with slow_bar(desc="test figures", total=3, disable=not progress) as bar:
+            result = evaluate(vae, data.test, num_samples, nll=nll)
+            bar.update()
+            gap = prior_gap(vae, data.batch(data.train[:GAP_IMAGES]), data.test).mean().item()
+            bar.update()
+            points = {} if data.image_shape else _compare_samples(vae, data)
+            bar.update()
     mean, standard_error = mean_and_standard_error(result.nll)
     return {
         "nll": {
@@ -173,7 +226,14 @@ def _nll(
 ) -> Tensor:
     """Minus the log-likelihoods, `(N,)`, a part of the examples at a time if there are many."""
     if len(x) <= 2 * PART:
-        return -vae.log_marginal(x, num_samples)
+        bar = slow_bar(desc="test NLL", total=num_samples, disable=not progress, unit="sample")
+        # The likelihood sees each sample once, `(S, N, D)`, whatever part of them it is given.
+        count = vae.likelihood.register_forward_hook(lambda _, z, p_x: bar.update(len(z[0])))
+        try:
+            with bar:
+                return -vae.log_marginal(x, num_samples)
+        finally:
+            count.remove()
     weights = hashlib.sha256()
     for value in vae.state_dict().values():
         weights.update(value.cpu().numpy().tobytes())

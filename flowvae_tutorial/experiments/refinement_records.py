@@ -13,6 +13,7 @@ from ..data import Data
 from ..errors import InputError
 from ..networks import dense
 from ..refinement import refine
+from ..training.progress import slow_bar
 from ..vae import VAE
 from . import record_files as files
 from .record_files import Form, Kind, Record, run_name
@@ -57,7 +58,9 @@ _FORM = files.form(
             "accuracy": _SHARE, "confidence": _SHARE, "precision": _SHARE, "recall": _SHARE,
             "energy_distance": files.NUMBER,
         }),
-    }
+    },
+    # Of data of your own alone.
+    {"data_checksum": files.TEXT},
 )  # fmt: skip
 REFINEMENTS = Kind(
     plural="refinements",
@@ -88,13 +91,16 @@ class Classifier(nn.Module):
         return logits
 
 
-def fit_classifier(data: Data, epochs: int = 50, seed: int = 0) -> Classifier:
+def fit_classifier(
+    data: Data, epochs: int = 50, seed: int = 0, progress: bool = False
+) -> Classifier:
     """Train a classifier on the training images; the caller's random state is left as it was.
 
     Args:
         data: with labels of the training images.
         epochs: passes over them.
         seed: of weights, batches and noise.
+        progress: show a progress bar.
 
     Raises:
         InputError: the data have no labels.
@@ -107,13 +113,22 @@ def fit_classifier(data: Data, epochs: int = 50, seed: int = 0) -> Classifier:
         torch.manual_seed(seed)
         classifier = Classifier(data.features, int(labels.max()) + 1).to(device)
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.01)
-        for _ in range(epochs):
+        bar = slow_bar(iterable=range(epochs), desc="classifier", disable=not progress)
+        for _ in bar:
             for rows in torch.randperm(len(x), device=device).split(64):
                 loss = F.cross_entropy(classifier(data.batch(x[rows])), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
     return classifier.requires_grad_(False)
+
+
+def measured() -> Record:
+    """The numbers that `measure_refinement` goes by, as its records have them."""
+    return {
+        "lr": LR, "anchors": ANCHORS, "steps": STEPS, "num_latents": LATENTS,
+        "neighbours": NEIGHBOURS,
+    }  # fmt: skip
 
 
 @torch.no_grad()
@@ -127,6 +142,7 @@ def measure_refinement(
     epochs: int,
     best_epoch: int,
     commit: str,
+    progress: bool = False,
 ) -> Record:
     """Refine the same latents by `STEPS`, at each of `ANCHORS`, and describe the samples.
 
@@ -156,7 +172,9 @@ def measure_refinement(
             "energy_distance": energy_distance(x, data.test),
         }
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    bar = slow_bar(desc="refinement", total=len(ANCHORS) * len(STEPS), disable=not progress)
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with bar, forked:
         torch.manual_seed(seed)
         prior = vae.prior()
         start = prior.sample((LATENTS,))
@@ -172,6 +190,7 @@ def measure_refinement(
                 }
                 for name, value in figures.items():
                     grid[name][row].append(round(value, 5))
+                bar.update()
         torch.manual_seed(seed)
         labels = data.labels["test"].to(device)
         right = classifier(data.test).argmax(-1) == labels
@@ -181,10 +200,10 @@ def measure_refinement(
         }
     return files.describe(
         device, commit, model=model, data=data.name, seed=seed, epochs=epochs,
-        best_epoch=best_epoch, lr=LR, anchors=ANCHORS, steps=STEPS, decoded="draws",
-        num_latents=LATENTS, num_test=len(data.test), num_compared=compared,
-        neighbours=NEIGHBOURS, **grid,
+        best_epoch=best_epoch, decoded="draws", num_test=len(data.test), num_compared=compared,
+        **measured(), **grid,
         reference={name: round(value, 5) for name, value in reference.items()},
+        **({"data_checksum": data.checksum} if data.checksum else {}),
     )  # fmt: skip
 
 

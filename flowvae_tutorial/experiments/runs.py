@@ -16,16 +16,20 @@ Example:
     ('gaussian', 'rings', torch.Size([3, 2]))
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..data import Data
+from ..errors import InputError
+from ..history import History
 from ..models import FIRST_STAGE, Sizes, build, resolve, training_settings
 from ..storage.own_data import load_data
 from ..storage.trained import Trained
-from ..training.loop import fit
+from ..training.loop import NotFinite, fit
 from ..training.ranks import device_by_name
 from .record_files import Record, run_name
 from .records import make_record, write_record
@@ -62,11 +66,7 @@ def train_run(
         NotFinite: the loss is NaN or infinite.
     """
     name, sizes = resolve(model, data)
-    settings = training_settings(data)
-    if epochs is not None:
-        settings["epochs"] = epochs
-    if batch_size is not None:
-        settings["batch_size"] = batch_size
+    settings = settings_of(data, epochs, batch_size)
     common: dict[str, Any] = settings | {
         "beta": beta, "seed": seed, "device": device, "progress": True
     }  # fmt: skip
@@ -77,11 +77,60 @@ def train_run(
         first_stage = checkpoint.with_name(FIRST_STAGE_FILE)
         # A second stage that has begun holds the first as it was: more epochs would part the two.
         if not checkpoint.exists():
-            fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
+            history = fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
+            _no_longer(history, settings["epochs"], first_stage)
     torch.manual_seed(seed)
     vae = build(model, data, sizes, first=first)
     history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
+    _no_longer(history, settings["epochs"], checkpoint)
     return Trained(vae, model, data.name, seed, beta, settings, history)
+
+
+def train_or_again(
+    model: str, data: Data, *, checkpoint: Path, overwrite: bool, **how: Any
+) -> Trained:
+    """As `train_run`; with `overwrite` a checkpoint of something else is no obstacle."""
+    try:
+        return train_run(model, data, checkpoint=checkpoint, **how)
+    except InputError:
+        first_stage = checkpoint.with_name(FIRST_STAGE_FILE)
+        if not overwrite or not (checkpoint.exists() or first_stage.exists()):
+            raise
+    with aside(checkpoint, first_stage):
+        return train_run(model, data, checkpoint=checkpoint, **how)
+
+
+@contextlib.contextmanager
+def aside(*files: Path) -> Iterator[None]:
+    """Files stand aside for new ones, and come back if there are none."""
+    moved = {file: file.with_name(f"{file.name}.before") for file in files if file.is_file()}
+    for file, place in moved.items():
+        file.replace(place)
+    try:
+        yield
+    finally:
+        replaced = any(file.exists() for file in files)
+        for file, place in moved.items():
+            if replaced:
+                place.unlink()
+            else:
+                place.replace(file)
+
+
+def settings_of(
+    data: Data, epochs: int | None = None, batch_size: int | None = None
+) -> dict[str, Any]:
+    """The arguments of `fit` of a run: the book's for these data, but for what is given."""
+    given = {"epochs": epochs, "batch_size": batch_size}
+    return training_settings(data) | {k: value for k, value in given.items() if value is not None}
+
+
+def _no_longer(history: History, epochs: int, checkpoint: Path) -> None:
+    if len(history.loss) > epochs:
+        raise InputError(
+            f"{checkpoint} has {len(history.loss)} epochs, more than the {epochs} asked for: ask "
+            "for as many, take another folder, or start again with --overwrite"
+        )
 
 
 def record_of(
@@ -107,16 +156,49 @@ def reproduce_model(
     results: Path,
     out: Path,
     commit: str,
-) -> None:
-    """Runs of one model, each a KL weight and a seed, one after the other."""
+    overwrite: bool = False,
+) -> dict[str, str]:
+    """Runs of one model, each a KL weight and a seed, one after the other.
+
+    Returns:
+        Of each run that failed, by its name, why. Those after it are done all the same.
+    """
     dataset = load_data(data)
+    failed = {}
     for beta, seed in runs:
-        checkpoint = out / run_name(model, dataset.name, beta, seed) / "checkpoint.pt"
-        trained = train_run(
-            model, dataset, seed=seed, beta=beta, device=device_by_name(device),
-            checkpoint=checkpoint, epochs=epochs,
-        )  # fmt: skip
+        name = run_name(model, dataset.name, beta, seed)
+        checkpoint = out / name / "checkpoint.pt"
         partial = checkpoint.with_name("evaluation.part")
-        record = record_of(trained, dataset, num_samples=samples, commit=commit, partial=partial)
-        write_record(record, results)
-        partial.unlink(missing_ok=True)
+        try:
+            trained = train_or_again(
+                model, dataset, seed=seed, beta=beta, device=device_by_name(device),
+                checkpoint=checkpoint, epochs=epochs, overwrite=overwrite,
+            )  # fmt: skip
+            record = record_of(
+                trained, dataset, num_samples=samples, commit=commit, partial=partial
+            )
+            write_record(record, results)
+            partial.unlink(missing_ok=True)
+        except Exception as error:
+            explained = explain(error)
+            if explained is None:
+                raise
+            failed[name] = explained[0]
+    return failed
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """One line and an exit code for all that can go wrong without being a bug; none for a bug."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, NotFinite):
+        return f"{error} (a checkpoint keeps the epoch before, if any)", 1
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{reason} Try --device cpu.", 1
+    # On the CPU torch has no kind of its own for it.
+    if isinstance(error, MemoryError) or "can't allocate memory" in reason:
+        return f"too little memory ({reason or 'MemoryError'}): choose smaller numbers", 1
+    if isinstance(error, OSError):
+        return f"could not read or write: {reason}", 2
+    return None

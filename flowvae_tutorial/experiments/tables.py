@@ -116,6 +116,25 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def aligned(markdown: str) -> str:
+    r"""The same Markdown table with columns that are as wide as their widest cell.
+
+    Example:
+        >>> from flowvae_tutorial.experiments.tables import aligned
+        >>> print(aligned("| run | NLL |\n| --- | --- |\n| rings-gaussian | 1.5 |"))
+        | run            | NLL |
+        | -------------- | --- |
+        | rings-gaussian | 1.5 |
+    """
+    rows = [line.strip("| ").split(" | ") for line in markdown.splitlines()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [
+        [cell.ljust(width, "-" if set(cell) == {"-"} else " ") for cell, width in cells]
+        for cells in (zip(row, widths, strict=True) for row in rows)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
 def paired_table(records: Sequence[Record]) -> str:
     """A Markdown table of paired differences in NLL between all models of each data set, β = 1."""
     groups = group([r for r in records if r["beta"] == 1])
