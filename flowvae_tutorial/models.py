@@ -184,15 +184,15 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     `vampprior-k500` is `vampprior` with 500 pseudo-inputs, `mixture-k1` one free Gaussian.
 
     Raises:
-        InputError: no such name.
+        InputError: no such name, or more components than any data set here has examples.
     """
     model, asks, count = name.partition("-k")
-    has_components = model == "mixture" or "vampprior" in model
-    if model not in MODELS or (asks and not (has_components and count.isdecimal())):
+    counts = count.isdecimal() and len(count) < 7 and int(count) <= 100_000
+    if model not in MODELS or (asks and not (counts and (model == "mixture" or "vamp" in model))):
         names = ", ".join(MODELS)
         raise InputError(
             f"no model named {name!r}: choose one of {names}; -k500 behind a mixture's or a "
-            "VampPrior's name asks for 500 components"
+            "VampPrior's name asks for 500 components, 100000 are the most"
         )
     sizes = default_sizes(data)
     if not count:
