@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .arguments import whole
 from .errors import InputError
 
 
@@ -53,6 +54,7 @@ def precision_and_recall(samples: Tensor, points: Tensor, k: int = 5) -> tuple[f
     Raises:
         InputError: k is below 1, or one of the sets has no more than k members.
     """
+    k = whole(k, "k", least=0)
     if k < 1 or min(len(samples), len(points)) <= k:
         raise InputError(
             f"precision and recall need k of at least 1 and more than k={k} points a set, got "

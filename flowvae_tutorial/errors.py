@@ -13,7 +13,7 @@ class InputError(ValueError):
         >>> StandardNormal(0)
         Traceback (most recent call last):
             ...
-        flowvae_tutorial.errors.InputError: a prior needs at least 1 feature, got 0
+        flowvae_tutorial.errors.InputError: features must be from 1 to 1000000, got 0
     """
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .arguments import whole
 from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError
 from .mixtures import Mixture
@@ -60,7 +61,7 @@ def evaluate(
         nll: `(N,)`, if it has been estimated already.
 
     Raises:
-        InputError: x has the wrong shape, dtype or values.
+        InputError: x has the wrong shape, dtype or values, or a number of samples is none.
 
     Example:
         >>> from flowvae_tutorial import build, evaluate, mean_and_standard_error
@@ -71,6 +72,8 @@ def evaluate(
         >>> result.nll.shape, len(result.kl), result.active.shape
         (torch.Size([100]), 1, torch.Size([2]))
     """
+    # Before the long part, not after it.
+    elbo_samples = whole(elbo_samples, "elbo_samples")
     with evaluating(vae, vae.prior, vae.posterior, vae.likelihood):
         if nll is None:
             nll = -vae.log_marginal(x, num_samples)
@@ -96,7 +99,7 @@ def elbo_by_level(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor
     Raises:
         InputError: x has the wrong shape, dtype or values, or `num_samples` < 1.
     """
-    vae._check(x, num_samples)
+    num_samples = vae._check(x, num_samples)
     q, p = vae.posterior(x), vae.prior()
     z, log_q = rsample_and_log_prob(q, (num_samples,))
     if isinstance(q, Chain) and isinstance(p, Chain):
@@ -131,7 +134,7 @@ def elbo_surgery(vae: VAE, x: Tensor, num_samples: int = 10) -> Surgery:
     Raises:
         InputError: x has the wrong shape, dtype or values.
     """
-    vae._check(x, num_samples)
+    num_samples = vae._check(x, num_samples)
     z, log_q = rsample_and_log_prob(vae.posterior(x), (num_samples,))
     aggregated, p = aggregated_posterior(vae, x), vae.prior()
     rows = max(1, ROWS // num_samples)
@@ -211,6 +214,7 @@ def prior_gap(vae: VAE, train: Tensor, test: Tensor, components: int = 20) -> Te
     """
     for x in (train, test):
         vae._check(x)
+    components = whole(components, "components", least=0)
     if not 1 <= components <= 10 * len(train):
         raise InputError(
             f"cannot fit {components} components to the latents of {len(train)} images, ten each: "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
+from .arguments import SIZE, whole, widths
 from .contract import Shape, check_value, described, family, rsample
 from .errors import InputError, may_look_at_values
 from .networks import Conditioner
@@ -74,6 +75,10 @@ class Flow(TransformedDistribution):
         return described(self, f"base={family(self.base_dist)}, transform={self.transform}")
 
 
+# Each is a network; a sample goes through all of them, one after the other.
+MOST_TRANSFORMS = 1000
+
+
 class _StandardNormal(Independent):  # type: ignore[type-arg]
     """N(0, I), whose log-density need not look at means and scales."""
 
@@ -134,12 +139,10 @@ class CouplingFlow(nn.Module):
         super().__init__()
         if kind not in ("affine", "spline"):
             raise InputError(f"no coupling of kind {kind!r}: choose 'affine' or 'spline'")
-        if features < 1 or context < 0 or transforms < 0 or min(hidden, default=0) < 1:
-            raise InputError(
-                "a flow needs at least 1 feature and 1 hidden layer, and no negative sizes; got "
-                f"features={features}, context={context}, transforms={transforms}, "
-                f"hidden={tuple(hidden)}"
-            )
+        features = whole(features, "features", most=SIZE)
+        context = whole(context, "context", least=0, most=SIZE)
+        transforms = whole(transforms, "transforms", least=0, most=MOST_TRANSFORMS)
+        hidden = widths(hidden, "hidden", least=1)
         if features < 2 and transforms > 0:
             raise InputError(
                 "a coupling needs at least 2 features, one part to look at and one to change, "

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn import functional as F
 
+from .arguments import SIZE, number, whole
 from .errors import InputError
 
 
@@ -46,15 +47,13 @@ class GaussianLikelihood(nn.Module):
             min_scale: the floor of the standard deviation, in the data's unit.
 
         Raises:
-            InputError: `min_scale` is not positive, or `features` < 1.
+            InputError: `min_scale` is not positive and finite, or `features` not from 1 to a
+                million.
         """
         super().__init__()
-        if not min_scale > 0 or features < 1:
-            raise InputError(
-                f"min_scale must be positive and features at least 1, got {min_scale}, {features}"
-            )
+        features = whole(features, "features", most=SIZE)
         self.net = net
-        self.min_scale = min_scale
+        self.min_scale = number(min_scale, "min_scale", positive=True)
         self.raw_scale = nn.Parameter(torch.full((features,), -1.0))
 
     def forward(self, z: Tensor) -> Distribution:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from .arguments import plain_sizes, text, widths
 from .data import Data
 from .errors import InputError
 from .flows import CouplingFlow
@@ -116,7 +117,7 @@ def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
 
 def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
     """A hidden layer for each input, `first` numbers and a latent, then one for both."""
-    layer, (width, *rest) = hidden_layer(data), sizes.hidden
+    layer, (width, *rest) = hidden_layer(data), widths(sizes.hidden, "hidden", least=1)
     joint = mlp(2 * width, rest, out_features, layer)
     return TwoInputs(layer(first, width), layer(sizes.latent, width), joint)
 
@@ -186,13 +187,12 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     Raises:
         InputError: no such name, or more components than any data set here has examples.
     """
-    model, asks, count = name.partition("-k")
-    counts = count.isdecimal() and len(count) < 7 and int(count) <= 100_000
-    if model not in MODELS or (asks and not (counts and (model == "mixture" or "vamp" in model))):
-        names = ", ".join(MODELS)
+    model, asks, count = text(name, "a model's name").partition("-k")
+    number = count.isdecimal() and len(count) < 7 and int(count) <= 100_000
+    if model not in MODELS or (asks and not (number and (model == "mixture" or "vamp" in model))):
         raise InputError(
-            f"no model named {name!r}: choose one of {names}; -k500 behind a mixture's or a "
-            "VampPrior's name asks for 500 components, 100000 are the most"
+            f"no model named {name!r}: choose one of {', '.join(MODELS)}; -k500 behind a mixture's"
+            " or a VampPrior's name asks for 500 components, 100000 are the most"
         )
     sizes = default_sizes(data)
     if not count:
@@ -214,7 +214,7 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
         first: what a model of two stages takes posterior and likelihood from, trained already.
 
     Raises:
-        InputError: no such name; or a model of two stages without its first one.
+        InputError: no such name, a size out of range, or no first one for a model of two stages.
 
     Example:
         >>> from flowvae_tutorial import build
@@ -236,7 +236,7 @@ def build(name: str, data: Data, sizes: Sizes | None = None, *, first: VAE | Non
 def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     """As `build`, but a model of two stages comes with a first that has learned nothing."""
     model, named = resolve(name, data)
-    sizes = sizes or named
+    sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
     vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
     return vae

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from .arguments import SIZE, whole, widths
 from .errors import InputError
 
 
@@ -29,7 +30,8 @@ class GatedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         """Set up the layer: `(..., in_features)` to `(..., out_features)`."""
         super().__init__()
-        self.linear = nn.Linear(in_features, 2 * out_features)
+        in_features = whole(in_features, "in_features", most=SIZE)
+        self.linear = nn.Linear(in_features, 2 * whole(out_features, "out_features", most=SIZE))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., in_features)` to `(..., out_features)`."""
@@ -49,6 +51,9 @@ def mlp(
 ) -> nn.Sequential:
     """A perceptron, `(..., in_features)` to `(..., out_features)`, with hidden layers `layer`.
 
+    Raises:
+        InputError: a size is no whole number from 1 to a million.
+
     Example:
         >>> import torch
         >>> from flowvae_tutorial import mlp
@@ -57,8 +62,10 @@ def mlp(
         >>> net(torch.rand(10, 64)).shape
         torch.Size([10, 2])
     """
+    in_features = whole(in_features, "in_features", most=SIZE)
+    out_features = whole(out_features, "out_features", most=SIZE)
     layers: list[nn.Module] = []
-    for width in hidden:
+    for width in widths(hidden, "hidden"):
         layers.append(layer(in_features, width))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
@@ -78,11 +85,11 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     """Keep x within [low, high], smoothly: any shape, the same shape.
 
     With t the distance to the middle in half-widths this is t / (1 + t⁸)^⅛. The denominator is the
-    8-norm of (1, t); the ∞-norm, max(1, |t|), would clamp hard. The slope, (1 + t⁸)^(−9/8), is
-    positive everywhere and falls as |t|⁻⁹, so that x finds its way back from far outside. That of a
-    tanh falls as e^(−2|t|), which float32 takes for zero from t = 9 on. Inside, x is lowered by
-    |t|⁹/8 of a half-width or less: by 0.0005 within [−2, 0] and by 0.17 at the bounds themselves
-    for `LOG_SCALE_BOUNDS`; a tanh would take 0.08 and 0.48.
+    8-norm of (1, t); the ∞-norm would clamp hard. The slope, (1 + t⁸)^(−9/8), is positive
+    everywhere and falls as t⁻⁹, so that x finds its way back from far outside. That of a tanh falls
+    as e^(−2t), which float32 takes for zero from t = 9 on. Inside, x is moved by t⁹/8 of a
+    half-width or less: by 0.0005 within [−2, 0] and by 0.17 at the bounds themselves for
+    `LOG_SCALE_BOUNDS`; a tanh would take 0.08 and 0.48.
 
     Example:
         >>> import torch

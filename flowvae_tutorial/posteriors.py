@@ -1,12 +1,12 @@
 """Posteriors q(z | x): modules whose call, `posterior(x)`, returns a distribution over latents."""
 
-import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from .arguments import interval
 from .distributions import Chain
 from .errors import InputError
 from .flows import CouplingFlow, Flow
@@ -54,12 +54,7 @@ class GaussianPosterior(nn.Module):
 
 
 def _looked_at(bounds: Bounds | None) -> Bounds | None:
-    if bounds not in (None, UNBOUNDED) and not -math.inf < bounds[0] < bounds[1] < math.inf:
-        raise InputError(
-            f"log_scale_bounds must be two finite numbers, the lower first, got {bounds}; "
-            "networks.UNBOUNDED sets none"
-        )
-    return bounds
+    return None if bounds is None else interval(bounds, "log_scale_bounds", unbounded=True)
 
 
 def _diagonal_gaussian(output: Tensor, bounds: Bounds | None) -> Distribution:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from .arguments import SIZE, interval, number, whole
 from .distributions import Chain
 from .errors import InputError, check_data
 from .mixtures import Mixture
@@ -26,8 +27,7 @@ class StandardNormal(nn.Module):
     def __init__(self, features: int) -> None:
         """Set up the prior for latents of `features` = D dimensions."""
         super().__init__()
-        if features < 1:
-            raise InputError(f"a prior needs at least 1 feature, got {features}")
+        features = whole(features, "features", most=SIZE)
         # A buffer follows the module to its device and dtype; it is no part of the weights.
         self.register_buffer("zero", torch.zeros(features), persistent=False)
 
@@ -51,10 +51,8 @@ class GaussianMixture(nn.Module):
     def __init__(self, features: int, components: int) -> None:
         """Set up `components` = K Gaussians over latents of `features` = D dimensions."""
         super().__init__()
-        if features < 1 or components < 1:
-            raise InputError(
-                f"a mixture needs at least 1 feature and 1 component, got {features}, {components}"
-            )
+        features = whole(features, "features", most=SIZE)
+        components = whole(components, "components", most=SIZE)
         self.loc = nn.Parameter(torch.randn(components, features))
         self.log_scale = nn.Parameter(torch.zeros(components, features))
         self.logits = nn.Parameter(torch.zeros(components))
@@ -115,16 +113,18 @@ class VampPrior(nn.Module):
             bounds: of the data, or None for data in ℝⁿ.
 
         Raises:
-            InputError: pseudo-inputs that the posterior does not take, that are not finite or out
-                of bounds; logits unlike them; a posterior without densities or with batch
-                normalisation.
+            InputError: pseudo-inputs that the posterior does not take, not finite or out of bounds;
+                logits unlike them; a posterior without densities or with batch normalisation.
         """
         super().__init__()
         weights = (weight for module in modules_of(posterior) for weight in module.parameters())
         check_data(pseudo_inputs, None, like=next(weights, None), name="pseudo_inputs")
         if logits is not None:
             wanted, given = (
-                f"{tuple(x.shape)}, {x.dtype}, {x.device}" for x in (pseudo_inputs[:, 0], logits)
+                f"{tuple(x.shape)}, {x.dtype}, {x.device}"
+                if isinstance(x, Tensor)
+                else type(x).__name__
+                for x in (pseudo_inputs[:, 0], logits)
             )
             if given != wanted or not logits.isfinite().all():
                 raise InputError(
@@ -132,7 +132,7 @@ class VampPrior(nn.Module):
                 )
         # In a tuple, where a module does not look for submodules. VAE makes sure that it has them.
         self.shares = (posterior,)
-        self.bounds = bounds
+        self.bounds = None if bounds is None else interval(bounds, "bounds")
         self.raw = nn.Parameter(self._unsquash(pseudo_inputs.detach().clone()))
         if logits is None:
             self.register_buffer("logits", pseudo_inputs.new_zeros(len(pseudo_inputs)))
@@ -161,7 +161,7 @@ class VampPrior(nn.Module):
         if self.bounds is None:
             return inputs
         low, high = self.bounds
-        if not low < high or inputs.min() < low or inputs.max() > high:
+        if inputs.min() < low or inputs.max() > high:
             raise InputError(
                 f"pseudo_inputs must lie within bounds {self.bounds}, got "
                 f"[{inputs.min():.3g}, {inputs.max():.3g}]; bounds=None takes any"
@@ -201,10 +201,11 @@ def pseudo_inputs_from(
             examples, or values that are not finite or out of bounds.
     """
     check_data(x, None)
+    bounds = None if bounds is None else interval(bounds, "bounds")
+    noise, components = number(noise, "noise"), whole(components, "components", least=0)
     if not 1 <= components <= len(x):
         raise InputError(
-            f"cannot start {components} pseudo-inputs from {len(x)} examples: take between 1 and "
-            f"{len(x)}"
+            f"cannot start {components} pseudo-inputs from {len(x)} examples: take 1 to {len(x)}"
         )
     chosen = x[torch.randperm(len(x), device=x.device)[:components]]
     if bounds is not None and not bounds[0] <= chosen.min() <= chosen.max() <= bounds[1]:

@@ -1,12 +1,12 @@
 """Refinement: latents moved uphill in log p(z), held near their start, with a reward if any."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arguments import number, whole
 from .errors import InputError
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -106,15 +106,11 @@ def refine_with_trace(
     metropolis: bool = False,
 ) -> Refined:
     """The same as `refine`, with a `Trace` of the way."""
+    steps, lr = whole(steps, "steps", least=0), number(lr, "lr", positive=True)
+    temperature = number(temperature, "temperature")
     if anchor is None:
         anchor = 0.1 if temperature == 0 else 0.0
-    # Written so that NaN is refused, too.
-    sensible = 0 < lr < math.inf and 0 <= anchor < math.inf and 0 <= temperature < math.inf
-    if not sensible or steps < 0:
-        raise InputError(
-            "refine needs a positive lr, and steps, anchor and temperature not below 0, all "
-            f"finite; got steps={steps}, lr={lr}, anchor={anchor}, temperature={temperature}"
-        )
+    anchor = number(anchor, "anchor")
     if metropolis and temperature == 0:
         raise InputError("a Metropolis correction needs a temperature above 0")
     if z.ndim != 2 or not z.is_floating_point():

@@ -30,8 +30,8 @@ SEED: Form = {"type": "integer"}
 AT_LEAST_0: Form = NUMBER | {"minimum": 0}
 ABOVE_0: Form = NUMBER | {"exclusiveMinimum": 0}
 BELOW_1: Form = AT_LEAST_0 | {"exclusiveMaximum": 1}
-SIZE: Form = POSITIVE | {"maximum": 2**31}
-SIZES: Form = {"type": "array", "items": SIZE, "maxItems": 100}
+SIZE: Form = COUNT | {"maximum": 2**31}
+SIZES: Form = {"type": "array", "items": SIZE}
 HISTORY = form(
     {
         "loss": NUMBERS, "reconstruction": NUMBERS, "kl": NUMBERS, "best_epoch": COUNT,
@@ -45,8 +45,7 @@ BUILT_FROM = form({
     "sizes": form(
         {"latent": SIZE, "hidden": SIZES},
         {
-            "components": SIZE, "pseudo_inputs": SIZE, "flow_hidden": SIZES,
-            "transforms": COUNT | {"maximum": 1000},
+            "components": SIZE, "pseudo_inputs": SIZE, "flow_hidden": SIZES, "transforms": SIZE,
         },
     ),
     "data": form(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..arguments import number, text, whole
 from ..data import Data
 from ..errors import InputError, check_data
 from ..history import History, Validation
@@ -93,21 +94,17 @@ def fit(
         >>> len(history.loss), 1 <= history.best_epoch <= 2
         (2, True)
     """
-    # Written so that NaN is refused, too.
-    positive = lr > 0 and clip > 0 and beta >= 0 and 0 <= decay <= 1
-    if not positive or epochs < 1 or batch_size < 1 or warmup < 0 or patience < 1:
-        raise InputError(
-            "fit needs epochs, batch_size and patience of at least 1, positive lr and clip, a "
-            f"decay from 0 to 1, and beta and warmup not below 0; got epochs={epochs}, "
-            f"batch_size={batch_size}, patience={patience}, lr={lr}, clip={clip}, decay={decay}, "
-            f"beta={beta}, warmup={warmup}"
-        )
-    if not isinstance(data, Data):
-        raise InputError(f"fit trains on a Data, got {type(data).__name__}: own_data(x) makes one")
-    if isinstance(device, str):
-        device = device_by_name(device)
-    device = device or data.train.device
-    checkpoint = None if checkpoint is None else Path(checkpoint)
+    # A checkpoint holds these: of any other kind, it could not be read again.
+    epochs, batch_size = whole(epochs, "epochs"), whole(batch_size, "batch_size")
+    warmup, patience = whole(warmup, "warmup", least=0), whole(patience, "patience")
+    seed, name = whole(seed, "seed", least=0), text(name, "name")
+    lr, clip = number(lr, "lr", positive=True), number(clip, "clip", positive=True, most=math.inf)
+    beta, decay = number(beta, "beta"), number(decay, "decay", most=1)
+    _check_trainable(vae, data)
+    device = data.train.device if device is None else device_by_name(device)
+    if checkpoint is not None:
+        given = checkpoint if isinstance(checkpoint, Path) else text(checkpoint, "checkpoint")
+        checkpoint = Path(given)
     data = _looked_at(vae.to(device), data, device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
     history, warned = History(), False
@@ -115,8 +112,8 @@ def fit(
     # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
     # the step size depends on them.
     run = {
-        "model": name, "data": data.name, "batch_size": batch_size, "lr": lr, "clip": clip,
-        "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
+        "model": name, "data": text(data.name, "data.name"), "batch_size": batch_size,
+        "lr": lr, "clip": clip, "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
         "data_checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
@@ -193,12 +190,23 @@ def _enough_memory(device: torch.device, batch_size: int) -> Iterator[None]:
         ) from error
 
 
-@torch.no_grad()
-def _looked_at(vae: VAE, data: Data, device: torch.device) -> Data:
-    """The data on this device, if all of them can be trained on and all of the model trained.
-
-    Steps may not look at values. A module that is borrowed by its method would stay as it is.
-    """
+def _check_trainable(vae: VAE, data: Data) -> None:
+    """Refuse a model of which nothing, or not all, would learn, and data that are no tensors."""
+    if not isinstance(vae, nn.Module):
+        raise InputError(f"fit trains a VAE, got {type(vae).__name__}")
+    if not isinstance(data, Data):
+        raise InputError(f"fit trains on a Data, got {type(data).__name__}: own_data(x) makes one")
+    if not torch.is_grad_enabled():
+        raise InputError("fit needs gradients: call it outside of no_grad and inference_mode")
+    if any(weight.is_inference() for weight in vae.state_dict(keep_vars=True).values()):
+        raise InputError(
+            "the model was made in inference_mode, where nothing can be trained: make it outside"
+        )
+    if not any(weight.requires_grad for weight in vae.parameters()):
+        raise InputError(
+            "all weights of the model are frozen: set requires_grad_(True) for what is to learn"
+        )
+    # A module that is borrowed by its method would stay as it is.
     for part in ("prior", "posterior", "likelihood"):
         owner = getattr(getattr(vae, part), "__self__", None)
         if isinstance(owner, nn.Module) and owner not in set(vae.modules()):
@@ -210,6 +218,11 @@ def _looked_at(vae: VAE, data: Data, device: torch.device) -> Data:
         if not isinstance(x, Tensor):
             given = type(x).__name__
             raise InputError(f"data.{name} must be a tensor, got {given}: use torch.as_tensor")
+
+
+@torch.no_grad()
+def _looked_at(vae: VAE, data: Data, device: torch.device) -> Data:
+    """The data on this device, if all of them can be trained on: steps may not look at values."""
     data = data.to(device)
     try:
         with torch.random.fork_rng(devices=[]):

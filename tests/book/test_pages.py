@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from matplotlib.image import imread
 from torch.distributions import Distribution
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -195,6 +196,9 @@ def test_the_code_of_the_page_on_your_own_data_runs(
     text = read("own_data.md")
     assert len(python_blocks(text)) == text.count("\n```python\n")
     assert run_page(text, "own_data.md") == 0
+    # Its letters are those that the page shows: others, of another seed, differ by 0.06.
+    drawn, shown = (imread(folder / "letters.png")[..., :3] for folder in (tmp_path, BOOK))
+    assert drawn.shape == shown.shape and abs(drawn - shown).mean() < 0.03
     ten = next(code for code, _ in python_blocks(text) if "save_model(vae" in code)
     lines = [line for line in ten.splitlines() if line]
     assert len([line for line in lines if not line.startswith(("import ", "from "))]) == 10

@@ -32,15 +32,17 @@ def test_the_page_of_the_package_names_all_that_is_public() -> None:
         for file in files
         if not file.stem.startswith("_") and "exercises" not in file.parts
     }
-    # Progress bars are no more than tqdm's, and commands explain themselves.
+    # Progress bars are no more than tqdm's, commands explain themselves, and no reader checks
+    # arguments.
     internal = {
+        "flowvae_tutorial.arguments",
         "flowvae_tutorial.training.progress",
         "flowvae_tutorial.experiments.commands",
     }
     assert (names | {"flowvae_tutorial.pretrained"}) - internal == set(MODULES)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [*MODULES, "flowvae_tutorial.arguments"])
 def test_a_module_has_an_example_that_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -423,14 +423,23 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         r"z must have 3 numbers in its last dimension, got \(\)",
     ),
     "one feature": (lambda: CouplingFlow(1), "at least 2 features.* got 1; transforms=0"),
-    "no feature": (lambda: CouplingFlow(0, transforms=0), "at least 1 feature.*features=0"),
+    "no feature": (
+        lambda: CouplingFlow(0, transforms=0),
+        "features must be from 1 to 1000000, got 0",
+    ),
     "an unknown kind": (
         lambda: CouplingFlow(3, kind="cubic"),
         "no coupling of kind 'cubic': choose 'affine' or 'spline'",
     ),
-    "no hidden layer": (lambda: CouplingFlow(3, hidden=()), r"1 hidden layer.*hidden=\(\)"),
-    "fewer than no couplings": (lambda: CouplingFlow(3, transforms=-1), "transforms=-1"),
-    "a negative context": (lambda: CouplingFlow(3, context=-1), "context=-1"),
+    "no hidden layer": (
+        lambda: CouplingFlow(3, hidden=()),
+        r"hidden must name at least 1 layer, got \(\)",
+    ),
+    "fewer than no couplings": (
+        lambda: CouplingFlow(3, transforms=-1),
+        "transforms must be from 0 .* got -1",
+    ),
+    "a negative context": (lambda: CouplingFlow(3, context=-1), "context must be from 0 .* got -1"),
 }
 
 

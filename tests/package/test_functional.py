@@ -149,8 +149,8 @@ def test_values_are_looked_at_outside_a_transform_alone() -> None:
         assert vmap(call, randomness="different")(bad).isnan().all()
     with pytest.raises(InputError, match="x has NaN"):
         vae.loss(bad)
-    with pytest.raises(InputError, match="z has NaN"):
-        vae.prior().log_prob(bad)
+    # A distribution of the package's own looks at nothing, as torch's with `validate_args` off.
+    assert vae.prior().log_prob(bad).isnan().all()
 
 
 def test_what_needs_no_value_is_refused_inside_a_transform_too() -> None:

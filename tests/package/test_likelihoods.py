@@ -83,5 +83,7 @@ def test_gradient_reaches_every_parameter() -> None:
 
 @pytest.mark.parametrize("floor", [0.0, -0.1, -math.inf])
 def test_a_floor_that_is_no_floor_is_refused(floor: float) -> None:
-    with pytest.raises(InputError, match=rf"\A[^\n]*min_scale must be positive[^\n]*got {floor}"):
+    with pytest.raises(
+        InputError, match=rf"\Amin_scale must be a number above 0 to[^\n]*, got {floor}"
+    ):
         GaussianLikelihood(nn.Linear(2, FEATURES), FEATURES, floor)

@@ -16,10 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributions import normal
 from torch.nn.parallel import DistributedDataParallel
 
-from flowvae_tutorial import VAE, build, fit
+from flowvae_tutorial import VAE, InputError, build, fit
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
@@ -101,6 +100,33 @@ def test_outside_torchrun_there_is_one_process_and_nothing_to_join(
     assert mean_over_ranks(torch.tensor(2.5)).item() == 2.5
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"WORLD_SIZE": "2"}, "no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: unset it"),
+     ({"WORLD_SIZE": ""}, "WORLD_SIZE='' and no RANK"),
+     ({"WORLD_SIZE": "two", **dict.fromkeys(ranks.TOLD, "0")}, "WORLD_SIZE='two': unset it"),
+     ({"WORLD_SIZE": "2", **dict.fromkeys(ranks.TOLD, "0"), "RANK": ""}, "and no RANK: unset it")],
+)  # fmt: skip
+def test_half_an_environment_of_torchruns_is_refused_in_one_line(
+    given: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", *ranks.TOLD):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=rf"\A[^\n]*{says}[^\n]*\Z"), joined(CPU):
+        pass
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", *ranks.TOLD):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="no device 'cuda:4' here"), joined(torch.device("cuda")):
+        pass
+
+
 # --- what two processes do, and one -----------------------------------------------------------
 
 MODELS = ("vampprior", "hierarchical-vampprior")
@@ -119,13 +145,13 @@ def one_step(model: str, size: int, clip: float) -> dict[str, Tensor]:
     vae = build(model, digits).double()
     x = digits.batch(digits.train[:size]).double()
     rank, world = rank_and_world()
-    draws = 0
+    draws, randn = 0, torch.randn
 
     def draw(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         nonlocal draws
         draws += 1
         generator = torch.Generator().manual_seed(draws)
-        whole = torch.randn(*shape[:-2], size, shape[-1], dtype=dtype, generator=generator)
+        whole = randn(*shape[:-2], size, shape[-1], dtype=dtype, generator=generator)
         return whole.tensor_split(world, dim=-2)[rank]
 
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
@@ -134,7 +160,7 @@ def one_step(model: str, size: int, clip: float) -> dict[str, Tensor]:
     data = replace(digits, train=x, batch=lambda rows: rows)
     torch.manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(normal, "_standard_normal", draw)
+        patch.setattr(torch, "randn", draw)
         training._train_epoch(
             network, data, optimizer, batch_size=size, clip=clip, beta=0.7, epoch=1
         )

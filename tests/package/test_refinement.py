@@ -475,7 +475,7 @@ def test_samples_are_decoded_from_refined_latents(name: str) -> None:
 
 
 def test_samples_refined_by_fewer_than_no_steps_are_refused() -> None:
-    with pytest.raises(InputError, match="steps=-1"):
+    with pytest.raises(InputError, match=r"steps must be from 0 .* got -1"):
         build("gaussian", load("rings")).sample(3, refine_steps=-1)
 
 
@@ -552,14 +552,15 @@ def refusal(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [({"steps": -1}, "steps=-1"), ({"lr": 0.0}, "lr=0.0"), ({"lr": -0.1}, "lr=-0.1"),
-     ({"lr": math.nan}, "lr=nan"), ({"lr": math.inf}, "lr=inf"), ({"anchor": -1.0}, "anchor=-1.0"),
-     ({"anchor": math.nan}, "anchor=nan"), ({"anchor": math.inf}, "anchor=inf"),
-     ({"temperature": -0.5}, "temperature=-0.5"), ({"temperature": math.nan}, "temperature=nan"),
-     ({"temperature": math.inf}, "temperature=inf"), ({"metropolis": True}, "temperature above 0")],
+    [({"steps": -1}, "got -1"), ({"lr": 0.0}, "got 0.0"), ({"lr": -0.1}, "got -0.1"),
+     ({"lr": math.nan}, "got nan"), ({"lr": math.inf}, "got inf"), ({"anchor": -1.0}, "got -1.0"),
+     ({"anchor": math.nan}, "got nan"), ({"anchor": math.inf}, "got inf"),
+     ({"temperature": -0.5}, "got -0.5"), ({"temperature": math.nan}, "got nan"),
+     ({"temperature": math.inf}, "got inf"), ({"metropolis": True}, "temperature above 0")],
 )  # fmt: skip
 def test_an_argument_that_makes_no_sense_is_refused(arguments: dict[str, Any], says: str) -> None:
-    assert says in refusal(lambda: refine(draw(3, 2), standard_normal, **arguments))
+    message = refusal(lambda: refine(draw(3, 2), standard_normal, **arguments))
+    assert says in message and (message.split()[0] in arguments or "metropolis" in arguments)
 
 
 @pytest.mark.parametrize(

@@ -654,7 +654,8 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(
     with pytest.raises(InputError) as error:
         run(model(data), data, **bad)
     (name,) = bad
-    assert f"{name}={bad[name]}" in one_line(error)
+    assert one_line(error).startswith(f"{name} must be ")
+    assert str(error.value).endswith(f"got {bad[name]}")
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -684,6 +685,30 @@ def test_a_device_that_is_not_there_is_refused_and_says_which_are(
     with pytest.raises(InputError, match="auto or one of cuda, cpu") as error:
         device_by_name(name)
     assert repr(name) in one_line(error)
+
+
+def test_a_device_may_have_a_number_if_there_are_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_by_name("cuda:1") == torch.device("cuda:1")
+    assert device_by_name(torch.device("cuda", 1)) == torch.device("cuda:1")
+    assert device_by_name("cpu:0") == torch.device("cpu"), "of which a tensor says the same"
+    assert device_by_name(torch.device("meta")) == torch.device("meta"), "not known here"
+    for name in ("cuda:2", "cuda:", "cuda:-1", "cuda:x", "cuda:01", "cuda:1:1", "cpu:1"):
+        with pytest.raises(InputError, match=r"cuda:0 to cuda:1|cpu:0 to cpu:0") as error:
+            device_by_name(name)
+        assert repr(name) in one_line(error)
+    with pytest.raises(InputError, match="no device 'cuda:2' here"):
+        device_by_name(torch.device("cuda:2"))
+    with pytest.raises(InputError, match="got int"):
+        device_by_name(0)  # type: ignore[arg-type]
+
+
+def test_a_run_on_a_device_that_is_not_there_is_refused(data: Data) -> None:
+    for device in ("cuda:7", torch.device("cuda:7"), "cpu:1"):
+        with pytest.raises(InputError, match="no device") as error:
+            run(model(data), data, device=device)
+        one_line(error)
 
 
 if __name__ == "__main__":
