@@ -185,14 +185,14 @@ def resolve(name: str, data: Data) -> tuple[str, Sizes]:
     `vampprior-k500` is `vampprior` with 500 pseudo-inputs, `mixture-k1` one free Gaussian.
 
     Raises:
-        InputError: no such name.
+        InputError: no such name, or more components than any data set here has examples.
     """
     model, asks, count = text(name, "a model's name").partition("-k")
-    number = count.isdecimal() and len(count) < 9 and (model == "mixture" or "vampprior" in model)
-    if model not in MODELS or (asks and not number):
+    number = count.isdecimal() and len(count) < 7 and int(count) <= 100_000
+    if model not in MODELS or (asks and not (number and (model == "mixture" or "vamp" in model))):
         raise InputError(
             f"no model named {name!r}: choose one of {', '.join(MODELS)}; -k500 behind a mixture's"
-            " or a VampPrior's name asks for 500 components"
+            " or a VampPrior's name asks for 500 components, 100000 are the most"
         )
     sizes = default_sizes(data)
     if not count:

@@ -21,6 +21,7 @@ from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.history import History
 from flowvae_tutorial.models import MNIST, Sizes, training_settings
+from flowvae_tutorial.storage.checkpoints import load_checkpoint
 from flowvae_tutorial.training.loop import _validate
 
 SHORT, LONG = 30, 150
@@ -117,7 +118,7 @@ def train(name: str, trial: Trial, data: Data) -> tuple[VAE, History]:
         history = fit(vae, data, **settings, checkpoint=file, name=name, progress=True)
         if trial.average:
             # `fit` leaves the weights of the best epoch; those of the last are in its checkpoint.
-            vae.load_state_dict(torch.load(file, weights_only=True)["vae"])
+            vae.load_state_dict(load_checkpoint(file)["vae"])
             averaged.update_parameters(vae)
     return averaged.module if trial.average else vae, history
 

@@ -8,11 +8,9 @@ import hashlib
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,19 @@ import torch
 from ..errors import InputError
 from ..history import History
 from ..storage.files import write_whole
+from ..storage.schema import COUNT as COUNT
+from ..storage.schema import NUMBER as NUMBER
+from ..storage.schema import NUMBERS as NUMBERS
+from ..storage.schema import OBJECT as OBJECT
+from ..storage.schema import POSITIVE as POSITIVE
+from ..storage.schema import TEXT as TEXT
+from ..storage.schema import Form as Form
+from ..storage.schema import breach
+from ..storage.schema import form as form
 
 Record = dict[str, Any]
-Form = dict[str, Any]
 # No record comes near it, and reading a longer file could fill the memory.
 LARGEST = 64 * 2**20
-
-TEXT: Form = {"type": "string"}
-OBJECT: Form = {"type": "object"}
-NUMBER: Form = {"type": "number"}
-NUMBERS: Form = {"type": "array", "items": NUMBER}
-COUNT: Form = {"type": "integer", "minimum": 0}
-POSITIVE: Form = COUNT | {"minimum": 1}
-
-
-def form(required: Form, optional: Form | None = None) -> Form:
-    """The schema of an object that has these fields and no others."""
-    fields = required | (optional or {})
-    rest = {"additionalProperties": False, "properties": fields, "required": list(required)}
-    return OBJECT | rest
-
 
 CURVES = form({"loss": NUMBERS, "reconstruction": NUMBERS, "kl": NUMBERS})
 # Of every record; of every record but the first trials and solutions; of every trained model.
@@ -169,10 +160,8 @@ def _sum(record: Record) -> str:
 
 
 def _check(kind: Kind, record: Record, where: str) -> None:
-    first = next(iter(_validator()(kind.schema).iter_errors(record)), None)
-    if first is not None:
-        place = "/".join(str(step) for step in first.absolute_path) or "the record"
-        raise InputError(f"{where} breaks the schema at {place}: {first.message[:200]}")
+    if (wrong := breach(kind.schema, record)) is not None:
+        raise InputError(f"{where} breaks the schema at {wrong}")
     wrong = _of_epochs(record) or kind.contradiction(record)
     if wrong:
         raise InputError(f"{where} contradicts itself at {wrong}")
@@ -185,28 +174,3 @@ def _of_epochs(record: Record) -> str | None:
         if len(curve) != record["epochs"]:
             return f"history/{name}: {len(curve)} entries for {record['epochs']} epochs"
     return None
-
-
-@cache
-def _validator() -> Any:
-    # Jupyter brings checkers of formats, with which this import takes longer than that of torch.
-    import jsonschema
-
-    standard = jsonschema.Draft202012Validator
-    is_type = standard.TYPE_CHECKER.is_type
-
-    def is_number(_: Any, value: Any) -> bool:
-        """JSON has no NaN and no end of digits; a table has neither the one nor the other."""
-        return bool(is_type(value, "number")) and abs(value) <= sys.float_info.max
-
-    def is_integer(_: Any, value: Any) -> bool:
-        return bool(is_type(value, "integer")) and abs(value) < 2**63
-
-    def items(validator: Any, each: Any, instance: Any, schema: Any) -> Any:
-        """Most of a record is numbers, and the general way takes seconds for a folder."""
-        numbers = each == NUMBER and isinstance(instance, list)
-        if not (numbers and all(is_number(None, value) for value in instance)):
-            yield from standard.VALIDATORS["items"](validator, each, instance, schema)
-
-    types = standard.TYPE_CHECKER.redefine_many({"number": is_number, "integer": is_integer})
-    return jsonschema.validators.extend(standard, {"items": items}, type_checker=types)

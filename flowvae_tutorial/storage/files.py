@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever stops the process that writes them."""
+"""Files that are there whole or not at all, and are read whole or not at all."""
 
 import contextlib
 import errno
@@ -21,6 +21,8 @@ _ADVICE = {
     errno.EEXIST: "move the file away that stands where a folder must, or name another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+# No model of this package comes near it, and reading a longer file could fill the memory.
+LARGEST = 4 * 2**30
 # The half-written file of a process that was killed is in nobody's way, and goes after an hour.
 _HALF, _STALE = ".flowvae-*.part", 3600
 
@@ -68,3 +70,34 @@ def write_whole(path: Path, content: bytes) -> Path:
             if left.stat().st_mtime < place.stat().st_mtime - _STALE:
                 left.unlink()
     return path
+
+
+def read_whole(path: Path, largest: int = LARGEST) -> bytes:
+    """What is in a file, if it is a file and not too long.
+
+    Raises:
+        InputError: there is none, it is something else, too long or not to be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flowvae_tutorial.storage.files import read_whole
+        >>> Path("first.txt").write_bytes(b"all of it")
+        9
+        >>> read_whole(Path("first.txt"))
+        b'all of it'
+    """
+    try:
+        if not path.is_file():
+            # Of a pipe, for one, nobody knows when it ends.
+            raise InputError(
+                f"{path} is a folder or a device and no file"
+                if path.exists()
+                else f"there is no file {path}"
+            )
+        if (size := path.stat().st_size) > largest:
+            raise InputError(f"{path} has {size} bytes, more than the {largest} that are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"could not read {path} ({error.strerror}): name another file") from error
+    except MemoryError as error:
+        raise InputError(f"{path} does not fit into memory") from error

@@ -17,6 +17,8 @@ from ..errors import InputError
 
 # Of a file's arrays, unpacked and in single precision.
 LARGEST = 4 * 2**30
+# Below it, what `weights_only` unpickles has run code (the first fix came with 2.6, a second here).
+PICKLES_HOLD = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 10)
 LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 
 
@@ -231,7 +233,7 @@ def load_data(name: str) -> Data:
 
     Raises:
         InputError: no such data set; or the file is missing, damaged, too large, holds something
-            else or what `own_data` refuses.
+            else or what `own_data` refuses; or it is a `.pt` and torch is older than 2.10.
     """
     if not is_file(name):
         return load(name)
@@ -259,6 +261,11 @@ def load_data(name: str) -> Data:
 
 def _read(path: Path) -> dict[str, Any]:
     """The arrays by name; nothing in the file is executed, or unpacked if it is too large."""
+    if path.suffix == ".pt" and not PICKLES_HOLD:
+        raise InputError(
+            f"{path} is not opened, since what is in it could run on torch {torch.__version__}: "
+            "update torch to 2.10 at least, or save the arrays by np.savez"
+        )
     try:
         size = path.stat().st_size
         if path.suffix == ".npz" or zipfile.is_zipfile(path):

@@ -14,20 +14,38 @@ Example:
     ('gaussian', 'rings', torch.Size([3, 2]))
 """
 
+import json
 import math
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from torch import Tensor
 
 from ..data import DATA_SETS, Data, blank, outline
 from ..errors import InputError
 from ..history import History
-from ..models import FIRST_STAGE, Sizes, assemble, on_first_stage
+from ..models import FIRST_STAGE, Sizes, assemble, on_first_stage, resolve
 from ..vae import VAE
-from .checkpoints import load_checkpoint
-from .weights import read_weights, write_weights
+from .checkpoints import (
+    AT_LEAST_0,
+    BUILT_FROM,
+    HISTORY,
+    NAME,
+    OF_ALL,
+    SEED,
+    as_checkpoint,
+    contradiction,
+)
+from .schema import breach, form
+from .weights import read_tensors, unpack, write_weights
+
+_ABOUT = form(
+    {
+        "model": NAME, "data": NAME, "seed": SEED, "beta": AT_LEAST_0, "history": HISTORY,
+        "settings": {"type": "object", "additionalProperties": {"type": ["number", "float"]}},
+    },
+    {"built_from": {"anyOf": [{"const": None}, BUILT_FROM]}} | OF_ALL,
+)  # fmt: skip
 
 
 class Trained(NamedTuple):
@@ -120,34 +138,47 @@ def load_trained(path: Path | str) -> Trained:
             version builds otherwise.
     """
     path = Path(path)
-    try:
-        state, about = (read_weights if path.suffix == ".safetensors" else _read_best)(path)
-        built_from = about.get("built_from")
-        model = about["model"] or (built_from or {}).get("model", "")
-        data, history = about["data"], History(**about["history"])
-        seed, beta, settings = about["seed"], about["beta"], about["settings"]
-    except (KeyError, TypeError, AttributeError) as error:
+    kind, state, about = read_tensors(path)
+    if kind == "checkpoint":
+        checkpoint = as_checkpoint(path, state, about)
+        state, about = checkpoint["best"], _about_of(checkpoint)
+    else:
+        state = unpack(state)
+    if (wrong := breach(_ABOUT, about) or contradiction(about["history"])) is not None:
         raise InputError(
-            f"{path} does not say what it is of, as files of this version do: train again"
-        ) from error
+            f"{path} does not say what it is of, as files of this version do, train again: see "
+            f"{wrong}"
+        )
+    built_from = about.get("built_from")
+    model, data = about["model"] or (built_from or {}).get("model", ""), about["data"]
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path} has NaN or infinite weights in {name!r}: train again")
     try:
-        # A file of an earlier version knows its model by name alone.
-        vae = _build_again(built_from) if built_from else assemble(model, outline(data))
+        vae = _build_again(model, data, built_from, sum(x.numel() for x in state.values()))
+        given, wanted = (
+            {name: (x.shape, x.is_floating_point()) for name, x in each.items()}
+            for each in (state, vae.state_dict())
+        )
+        if given != wanted:
+            first = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
+            raise InputError(f"{first!r} is of another size or kind, too much or missing")
         vae.load_state_dict(state)
         if model.partition("-k")[0] in FIRST_STAGE:
             vae = on_first_stage(vae, vae)
-    except (InputError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        # Torch lists every difference, one a line.
+    except (ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is of the model {model!r} for {data!r}, which this version does not build "
-            f"like that: {str(error).splitlines()[-1].strip()}"
+            f"like that: {str(error).splitlines()[-1]}"
         ) from error
-    return Trained(vae.eval(), model, data, seed, beta, settings, history)
+    return Trained(
+        vae.eval(), model, data, about["seed"], about["beta"], about["settings"],
+        History(**about["history"]),
+    )  # fmt: skip
 
 
-def _read_best(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a weights file of the same run would hold."""
-    checkpoint = load_checkpoint(path)
+def _about_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a weights file of the same run would say."""
     run = checkpoint["run"]
     settings = {name: run[name] for name in ("batch_size", "lr", "warmup", "patience")}
     if run["clip"] < math.inf:
@@ -156,23 +187,59 @@ def _read_best(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         settings["decay"], settings["epochs"] = run["decay"]
     else:
         settings["epochs"] = checkpoint["epochs"]
-    return checkpoint["best"], {
+    return {
         "model": run["model"], "data": run["data"], "seed": run["seed"], "beta": run["beta"],
         "settings": settings, "history": checkpoint["history"],
-        "built_from": checkpoint.get("built_from"),
+        "built_from": checkpoint["built_from"],
     }  # fmt: skip
 
 
-def _build_again(built_from: dict[str, Any]) -> VAE:
-    """A model that is built from the same, with new weights and no data."""
-    # JSON has lists for tuples.
-    of: dict[str, dict[str, Any]] = {
-        part: {name: tuple(v) if isinstance(v, list) else v for name, v in built_from[part].items()}
-        for part in ("sizes", "data")
-    }
-    return assemble(built_from["model"], blank(**of["data"]), Sizes(**of["sizes"]))
+def _build_again(model: str, data: str, built_from: dict[str, Any] | None, numbers: int) -> VAE:
+    """A model that is built from the same, with new weights and no data.
+
+    Raises:
+        InputError: it cannot be built, or would have more numbers than the file.
+    """
+    if built_from is None:
+        # A file of an earlier version knows its model by name alone.
+        form = outline(data)
+        sizes = resolve(model, form)[1]
+        features = form.features
+    else:
+        # JSON has lists for tuples.
+        of: dict[str, dict[str, Any]] = {
+            part: {n: tuple(v) if isinstance(v, list) else v for n, v in built_from[part].items()}
+            for part in ("sizes", "data")
+        }
+        model, sizes, features = built_from["model"], Sizes(**of["sizes"]), of["data"]["features"]
+    # Before anything is built: a file of 10 kB may name a model of a terabyte.
+    if (least := least_numbers(model, sizes, features)) > numbers:
+        raise InputError(f"it has at least {least} numbers, and the file {numbers}")
+    return assemble(model, blank(**of["data"]) if built_from else form, sizes)
+
+
+def least_numbers(model: str, sizes: Sizes, features: int) -> int:
+    """A number that no model of these sizes falls short of, nor exceeds a thousandfold."""
+
+    def layers(*widths: int) -> int:
+        return sum(a * b for a, b in pairwise(widths))
+
+    least = layers(features, *sizes.hidden, sizes.latent)
+    if "vampprior" in model:
+        least += sizes.pseudo_inputs * features
+    if model.startswith("mixture"):
+        least += sizes.components * sizes.latent
+    if "flow" in model:
+        least += sizes.transforms * max(1, layers(*sizes.flow_hidden))
+    return least
 
 
 def save_trained(trained: Trained, path: Path) -> Path:
-    """Write the weights, in full precision, and what is known of the run."""
+    """Write the weights, in full precision, and what is known of the run.
+
+    Raises:
+        InputError: `load_trained` would refuse what is known, or the disk is full or not writable.
+    """
+    if (wrong := breach(_ABOUT, json.loads(json.dumps(trained.about)))) is not None:
+        raise InputError(f"{path} was not written, since nobody could read it: see {wrong}")
     return write_weights(path, trained.vae.state_dict(), trained.about)

@@ -299,7 +299,7 @@ def _copy(vae: VAE) -> dict[str, Tensor]:
 def _resume(
     path: Path, run: dict[str, Any], vae: VAE, optimizer: torch.optim.Optimizer
 ) -> tuple[History, dict[str, Tensor]]:
-    state = load_checkpoint_of(run, path)
+    state = load_checkpoint_of(run, path, vae.state_dict())
     vae.load_state_dict(state["vae"])
     optimizer.load_state_dict(state["optimizer"])
     best = {name: value.to(next(vae.parameters()).device) for name, value in state["best"].items()}

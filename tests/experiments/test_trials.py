@@ -17,6 +17,7 @@ from flowvae_tutorial.experiments import record_files
 from flowvae_tutorial.experiments.record_files import find
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.models import DIGITS
+from flowvae_tutorial.storage.checkpoints import load_checkpoint
 
 BOOK = Path(__file__).parents[2] / "book"
 RECORDS = find(trials.KIND, BOOK / "results" / "trials")
@@ -127,7 +128,7 @@ def test_the_averaged_model_is_the_mean_of_the_last_epochs(
     for epochs in (2, 3):
         trial = dataclasses.replace(trials.TRIALS["constant"], epochs=epochs)
         trials.train(f"{epochs}", trial, few)
-        states.append(torch.load(tmp_path / f"{epochs}.pt", weights_only=True)["vae"])
+        states.append(load_checkpoint(tmp_path / f"{epochs}.pt")["vae"])
     two = dataclasses.replace(trials.TRIALS["average"], average=2, epochs=3)
     averaged, _ = trials.train("average", two, few)
     for key, value in averaged.state_dict().items():

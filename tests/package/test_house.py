@@ -15,9 +15,9 @@ ORDER = """
 errors arguments networks splines transforms contract distributions mixtures
 flows priors posteriors likelihoods
 refinement rewards vae evaluation comparison history
-storage storage.files storage.downloads storage.checkpoints
+storage storage.files storage.schema storage.downloads storage.weights storage.checkpoints
 data models plots
-storage.weights storage.trained storage.own_data
+storage.trained storage.own_data
 training.progress training.ranks training.loop training
 pretrained
 experiments experiments.record_files experiments.tables experiments.records

@@ -1,5 +1,6 @@
 """Your own data: what is taken and how it is changed, and one line for all that is refused."""
 
+import importlib
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -270,6 +271,36 @@ def npz(tmp_path: Path) -> Path:
 def same(one: Data, other: Data) -> bool:
     parts = all(torch.equal(getattr(one, part), getattr(other, part)) for part in PARTS)
     return parts and (one.form, one.labels.keys()) == (other.form, other.labels.keys())
+
+
+@pytest.fixture(autouse=True)
+def own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests write theirs, so that an old torch may open them."""
+    monkeypatch.setattr(files, "PICKLES_HOLD", True)
+
+
+def test_an_old_torch_opens_no_pt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(torch.from_numpy(grey()), tmp_path / "grey.pt")
+    monkeypatch.setattr(files, "PICKLES_HOLD", False)
+    for module, name in ((torch, "load"), (zipfile.ZipFile, "__init__")):
+        monkeypatch.setattr(module, name, never)
+    said = refusal(lambda: load_data(str(tmp_path / "grey.pt")))
+    assert "update torch" in said and str(tmp_path / "grey.pt") in said
+    assert "no file" in refusal(lambda: load_data(str(tmp_path / "nothing.pt")))
+
+
+@pytest.mark.parametrize(
+    ("version", "holds"),
+    [("2.6.0", False), ("2.9.1+cu128", False), ("2.10.0", True), ("2.13.0+cpu", True),
+     ("3.0.0a0+git1", True)],
+)  # fmt: skip
+def test_which_torch_opens_them(version: str, holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    try:
+        assert holds == importlib.reload(files).PICKLES_HOLD
+    finally:
+        monkeypatch.undo()
+        importlib.reload(files)
 
 
 def test_one_array_alone_is_split(npz: Path, tmp_path: Path) -> None:

@@ -1,16 +1,27 @@
 """Models of data that the package does not know: saved, found again, and gone on with."""
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
-from flowvae_tutorial import VAE, InputError, build, fit, load_model, own_data, save_model
-from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.models import BOOK_MODELS, Sizes, assemble, on_first_stage
-from flowvae_tutorial.storage.checkpoints import load_checkpoint, save_checkpoint
-from flowvae_tutorial.storage.trained import load_trained
+from flowvae_tutorial import VAE, History, InputError, build, fit, load_model, own_data, save_model
+from flowvae_tutorial.data import Data, blank, load, outline
+from flowvae_tutorial.models import (
+    BOOK_MODELS,
+    Sizes,
+    assemble,
+    default_sizes,
+    on_first_stage,
+    resolve,
+)
+from flowvae_tutorial.storage.trained import least_numbers, load_trained
+from flowvae_tutorial.storage.weights import read_tensors, write_tensors
 
 SIZES = Sizes(3, (8,), components=4, pseudo_inputs=5, transforms=2, flow_hidden=(8,))
 
@@ -85,34 +96,20 @@ def test_what_cannot_be_found_again_is_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def as_before(path: Path) -> None:
-    """Make of a checkpoint one of the version before."""
-    state = load_checkpoint(path)
-    del state["built_from"], state["run"]["data_checksum"]
-    save_checkpoint(path, state)
-
-
-def test_a_run_of_the_version_before_is_read_and_goes_on(tmp_path: Path) -> None:
-    data, path = load("rings"), tmp_path / "run.pt"
-    whole = build("gaussian", data)
-    state = {name: value.clone() for name, value in whole.state_dict().items()}
-    fit(whole, data, epochs=2)
-    vae = build("gaussian", data)
-    vae.load_state_dict(state)
-    fit(vae, data, epochs=1, checkpoint=path, name="gaussian")
-    as_before(path)
-    assert same(load_model(path), vae)
-    fit(vae, data, epochs=2, checkpoint=path, name="gaussian")
-    assert same(vae, whole)
-
-
-def test_a_file_of_the_version_before_does_not_say_the_form_of_unknown_data(
+def test_weights_of_the_version_before_are_read_if_their_data_are_of_the_book(
     tmp_path: Path,
 ) -> None:
-    data, path = pictures(), tmp_path / "run.pt"
-    fit(build("gaussian", data, SIZES), data, epochs=1, checkpoint=path, name="gaussian")
-    as_before(path)
-    assert "'pictures'" in refusal(load_model, path)
+    for data in (load("rings"), pictures()):
+        vae = build("gaussian", data)
+        path = save_model(vae, tmp_path / "w.safetensors", History([1.0], [1.0], [0.5], 1))
+        _, state, about = read_tensors(path)
+        del about["built_from"], about["sha256"], about["kind"], about["history"]["median"]
+        about |= {"format": 1, "model": "gaussian"}
+        path.write_bytes(save(state, {"flowvae_tutorial": json.dumps(about)}))
+        if data.name == "rings":
+            assert same(load_model(path), vae)
+        else:
+            assert "'pictures'" in refusal(load_model, path)
 
 
 def test_a_run_does_not_go_on_with_other_data_of_the_same_name(tmp_path: Path) -> None:
@@ -142,8 +139,119 @@ def test_a_file_of_what_this_version_does_not_build_is_one_line(
 ) -> None:
     data, path = pictures(), tmp_path / "run.pt"
     fit(build("gaussian", data, SIZES), data, epochs=1, checkpoint=path, name="gaussian")
-    state = load_checkpoint(path)
+    kind, state, about = read_tensors(path)
     if isinstance(built_from, dict):
         built_from = {"data": data.form} | built_from
-    save_checkpoint(path, state | {"built_from": built_from})
+    write_tensors(path, kind, state, about | {"built_from": built_from})
     assert str(path) in refusal(load_model, path)
+
+
+# --- files that are whole, and wrong ----------------------------------------------------------
+
+
+def crafted(path: Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """What is said of a file with a right sum that says something else."""
+    kind, state, about = read_tensors(path)
+    change(about)
+    write_tensors(path, kind, state, about)
+    return refusal(load_model, path)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    vae = build("mixture", pictures(), SIZES)
+    return save_model(
+        vae, tmp_path / "w.safetensors", History([1.0], [1.0], [0.5], 1, median=[0.5])
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": "3"}, {"seed": 2**63}, {"beta": -1}, {"beta": math.nan}, {"beta": [1]}, {"model": 3},
+     {"model": "x" * 300}, {"data": None}, {"settings": []}, {"settings": {"lr": "high"}},
+     {"history": {}}, {"history": None}, {"more": 1}, {"seed": 10**400}],
+)  # fmt: skip
+def test_each_field_of_a_weights_file_has_its_kind_and_its_range(
+    change: dict[str, Any], weights: Path
+) -> None:
+    assert "train again: see " in crafted(weights, lambda about: about.update(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": [1.0, 2.0]}, {"kl": []}, {"best_epoch": 2}, {"median": [1.0, 2.0]}, {"kl": [None]},
+     {"loss": [math.nan]}, {"seconds": -1.0}],
+)  # fmt: skip
+def test_a_history_that_contradicts_itself_is_refused(
+    change: dict[str, Any], weights: Path
+) -> None:
+    said = crafted(weights, lambda about: about["history"].update(change))
+    assert "train again: see history/" in said
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(weights: Path) -> None:
+    for wrong in (math.nan, math.inf):
+        kind, state, about = read_tensors(weights)
+        name = sorted(state)[3]
+        state[name].view(-1)[-1] = wrong
+        write_tensors(weights, kind, state, about)
+        assert repr(name) in (said := refusal(load_model, weights)) and "NaN" in said
+
+
+def test_what_could_not_be_read_again_is_not_saved(weights: Path) -> None:
+    content, vae = weights.read_bytes(), load_model(weights)
+    for seed, beta in ((0.5, 1.0), (0, math.nan), (0, -1.0)):
+        said = refusal(lambda s=seed, b=beta: save_model(vae, weights, seed=s, beta=b))  # type: ignore
+        assert "was not written" in said
+    assert weights.read_bytes() == content
+
+
+# --- sizes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BOOK_MODELS)
+def test_no_model_falls_short_of_its_least_or_exceeds_it_a_thousandfold(name: str) -> None:
+    flat = Sizes(2, (1, 1), components=1, pseudo_inputs=1, transforms=1, flow_hidden=(1,))
+    deep = Sizes(2, (2, 2), transforms=40, flow_hidden=(2, 2))
+    wide = Sizes(4, (300, 20), components=900, pseudo_inputs=40, flow_hidden=(3, 200))
+    for data in (blank("x", 20, likelihood="bernoulli"), load("rings"), outline("fixed-mnist")):
+        for sizes in (SIZES, flat, deep, wide, default_sizes(data)):
+            state = assemble(name, data, sizes).state_dict()
+            numbers = sum(x.numel() for x in state.values())
+            least = least_numbers(name, sizes, data.features)
+            assert least <= numbers <= 1000 * least, (data.name, sizes)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [("mixture", {"components": 2**31}), ("gaussian", {"hidden": [2**31, 2**31]}),
+     ("vampprior", {"pseudo_inputs": 50_000}), ("flow-prior", {"flow_hidden": [30_000, 30_000]}),
+     ("spline-flow-both", {"transforms": 1000}), ("hvae", {"latent": 2**31})],
+)  # fmt: skip
+def test_a_small_file_of_a_huge_model_is_refused_before_anything_is_built(
+    model: str, sizes: dict[str, Any], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(about: dict[str, Any]) -> None:
+        about["model"] = about["built_from"]["model"] = model
+        about["built_from"]["sizes"] |= sizes
+
+    monkeypatch.setattr("flowvae_tutorial.storage.trained.assemble", None)
+    monkeypatch.setattr("flowvae_tutorial.storage.trained.blank", None)
+    assert "numbers, and the file" in crafted(weights, change)
+
+
+@pytest.mark.parametrize("count", ["300000000", "100000", "9" * 5000])
+def test_a_name_with_a_huge_count_is_refused_before_anything_is_built(
+    count: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowvae_tutorial.storage.trained.assemble", None)
+    named = {"model": f"mixture-k{count}"[:200], "data": "rings", "built_from": None}
+    said = crafted(weights, lambda about: about.update(named))
+    assert ("numbers, and the file" if count == "100000" else "100000 are the most") in said
+
+
+@pytest.mark.parametrize("count", ["100001", "300000000", "9" * 5000, "0500000"])
+def test_more_components_than_any_data_have_examples_are_refused(count: str) -> None:
+    for model in ("mixture", "vampprior"):
+        assert "100000 are the most" in refusal(build, f"{model}-k{count}", load("rings"))
+    assert resolve("mixture-k100000", load("rings"))[1].components == 100_000

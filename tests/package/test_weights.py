@@ -1,7 +1,11 @@
 """Weights files: packed small with a known error, read back as written, refused when damaged."""
 
+import errno
 import json
+import math
+import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,7 +172,7 @@ def refusal(path: Path) -> str:
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "there is no file" in refusal(tmp_path / "w.safetensors")
     (tmp_path / "folder").mkdir()
-    assert "there is no file" in refusal(tmp_path / "folder")
+    assert "no file" in refusal(tmp_path / "folder")
 
 
 def test_a_file_cut_anywhere_is_damaged(weights: Path) -> None:
@@ -236,14 +240,14 @@ def test_a_safetensors_file_that_is_not_of_this_package_is_refused(
 ) -> None:
     path = tmp_path / "w.safetensors"
     save_file(some_state(), path, metadata)
-    assert "no weights file of this package" in refusal(path)
+    assert "no checkpoint or weights file of this package" in refusal(path)
 
 
 @pytest.mark.parametrize("content", [b"text", b"\x80" * 100, random.Random(0).randbytes(5000)])
 def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    assert "damaged or no weights file" in refusal(path)
+    assert "damaged or no checkpoint or weights file" in refusal(path)
 
 
 @pytest.mark.parametrize("about", [ABOUT, {}, {"sha256": "of another kind"}])
@@ -253,6 +257,75 @@ def test_a_file_of_a_newer_format_asks_for_an_update(weights: Path, about: dict[
     said = refusal(weights)
     assert "update flowvae_tutorial" in said
     assert f"format {FORMAT + 1}" in said and f"up to {FORMAT}" in said
+
+
+def test_the_sum_is_over_shapes_and_kinds_too(weights: Path) -> None:
+    content = weights.read_bytes()
+    for old, new in ((b"[7,11]", b"[11,7]"), (b'"I64"', b'"F64"')):
+        assert old in content
+        weights.write_bytes(content.replace(old, new))
+        assert "damaged" in refusal(weights)
+
+
+def test_a_file_without_its_sum_is_damaged_unless_it_is_of_the_first_format(weights: Path) -> None:
+    text = json.dumps({"kind": "weights", "format": FORMAT, **ABOUT})
+    weights.write_bytes(save(some_state(), {"flowvae_tutorial": text}))
+    assert "damaged" in refusal(weights)
+
+
+def test_all_kinds_of_numbers_and_weights_that_are_one_come_back(tmp_path: Path) -> None:
+    one = torch.randn(3, 4)
+    state = {
+        "bf16": one.bfloat16(), "f64": one.double(), "f16": one.half(), "i32": one.int(),
+        "u8": torch.arange(5, dtype=torch.uint8), "inf": torch.tensor([math.inf, math.nan]),
+        "tied": one, "tied again": one, "part": one[1:], "turned": one.T, "empty": one[:0],
+        "repeated": one[:1].expand(5, -1),
+    }  # fmt: skip
+    read, _ = read_weights(write_weights(tmp_path / "w.safetensors", state, ABOUT))
+    assert read.keys() == state.keys()
+    for name in state.keys() - {"f16"}:
+        assert read[name].dtype == state[name].dtype, name
+        assert torch.equal(read[name].nan_to_num(), state[name].nan_to_num()), name
+    assert torch.equal(read["f16"], state["f16"].float()), "half precision is unpacked"
+
+
+def test_a_scale_of_another_shape_is_not_multiplied_out() -> None:
+    packed = {"a": torch.ones(20, 1, dtype=torch.int8), "a.scale": torch.ones(1, 30)}
+    assert unpack(packed).keys() == packed.keys()
+    assert unpack(packed)["a"].shape == (20, 1)
+
+
+# --- what is no file, or too much of one ------------------------------------------------------
+
+
+def test_only_a_file_of_some_size_is_read(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, loop, sparse = tmp_path / "pipe", tmp_path / "loop", tmp_path / "sparse"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    with sparse.open("wb") as file:
+        file.truncate(100 * 2**30)
+    assert "no file" in refusal(pipe) and "no file" in refusal(loop)
+    assert "more than" in refusal(sparse)
+    assert "no file" in refusal(Path("/dev/zero"))
+    assert "could not read" in refusal(tmp_path / ("x" * 300)) or sys.version_info >= (3, 14)
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "Permission denied" in refusal(weights)
+
+
+def test_what_would_be_too_long_to_read_is_not_written(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = weights.read_bytes()
+    monkeypatch.setattr("flowvae_tutorial.storage.weights.LARGEST", 1000)
+    with pytest.raises(InputError, match="smaller"):
+        write_weights(weights, some_state(), ABOUT)
+    assert weights.read_bytes() == content
 
 
 def test_a_full_disk_keeps_the_weights_that_were_there(
