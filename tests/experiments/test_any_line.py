@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 import flowvae_tutorial.experiments.commands as command_line
@@ -168,6 +168,9 @@ def kept(folder: Path) -> dict[str, bytes]:
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(line=lines())
+@example(line=["reproduce", *SMALL["reproduce"].split(), "--epochs", "2"])
+@example(line=["reproduce", *SMALL["reproduce"].split(), "--samples", "3"])
+@example(line=["evaluate", *SMALL["evaluate"].split(), "--samples", "3"])
 def test_any_line_ends_in_a_code_with_at_most_one_line_of_error_and_loses_nothing(
     folder: Path, line: list[str]
 ) -> None:
