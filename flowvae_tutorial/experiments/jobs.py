@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -16,10 +16,8 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..training.progress import set_line
 
-Result = TypeVar("Result")
 
-
-def at_once(job: Callable[..., Result], work: Sequence[tuple[Any, ...]], jobs: int) -> list[Result]:
+def at_once(job: Callable[..., Any], work: Sequence[tuple[Any, ...]], jobs: int) -> list[Any]:
     """What `job(*arguments)` gives back for each of `work`, called at most `jobs` at a time.
 
     One thread each: models this small run fastest on one, and repeat bit for bit on it. With one
