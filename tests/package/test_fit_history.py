@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -144,19 +143,14 @@ def test_weights_that_keep_no_medians_are_read(data: Data, tmp_path: Path) -> No
 # --- data that it cannot take -----------------------------------------------------------------
 
 
-def raw(data: Data, **changes: Any) -> Data:
-    levels = (data.train > 0).to(torch.uint8)
-    return replace(data, train=levels, validation=levels[:50].float(), **changes)
-
-
 BAD: dict[str, tuple[Callable[[Data], Data], str]] = {
     "NumPy, training": (
         lambda data: replace(data, train=data.train.numpy()),
-        r"data\.train must be a tensor, got ndarray: use torch\.as_tensor",
+        r"train must be a floating-point tensor \(N, X\), got ndarray: `own_data` takes",
     ),
     "NumPy, test": (
         lambda data: replace(data, test=data.test.numpy()),
-        r"data\.test must be a tensor, got ndarray",
+        r"test must be a floating-point tensor \(N, X\), got ndarray",
     ),
     "float64": (
         lambda data: replace(data, train=data.train.double(), validation=data.validation.double()),
@@ -167,16 +161,16 @@ BAD: dict[str, tuple[Callable[[Data], Data], str]] = {
         r"data\.validation is torch\.float64, the model torch\.float32",
     ),
     "uint8": (
-        lambda data: raw(data),
-        r"data\.batch\(data\.train\) must be floating point, got torch\.uint8: .* / 255",
+        lambda data: replace(data, train=(data.train > 0).to(torch.uint8)),
+        r"train must be a floating-point tensor \(N, X\), got torch\.uint8 \(100, 2\)",
     ),
-    "uint8, binarised": (
-        lambda data: raw(data, batch=torch.bernoulli),
-        r"data\.batch does not take data\.train, torch\.uint8 of shape \(100, 2\): ",
+    "no probabilities": (
+        lambda data: replace(data, batch=torch.bernoulli),
+        r"data\.batch does not take data\.train, torch\.float32 of shape \(100, 2\): ",
     ),
     "not flat": (
         lambda data: replace(data, validation=data.validation[:, None]),
-        r"data\.validation must have shape \(N, 2\), got \(51, 1, 2\): flatten",
+        r"validation must be a floating-point tensor \(N, X\), got torch\.float32 \(51, 1, 2\)",
     ),
 }
 

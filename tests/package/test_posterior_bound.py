@@ -160,7 +160,7 @@ def test_bounds_that_were_asked_for_stay(bounds: tuple[float, float]) -> None:
     "bounds", [(1.0, -3.0), (0.0, 0.0), (-math.inf, 1.0), (-3.0, math.inf), (math.nan, 1.0)]
 )
 def test_bounds_that_are_none_are_refused_in_one_line(bounds: tuple[float, float]) -> None:
-    with pytest.raises(InputError, match=r"\Alog_scale_bounds must be two finite numbers[^\n]*\Z"):
+    with pytest.raises(InputError, match=r"\Alog_scale_bounds must be two numbers[^\n]*\Z"):
         GaussianPosterior(mlp(X, (8,), 2 * D), bounds)
     with pytest.raises(InputError, match="log_scale_bounds must be"):
         FlowPosterior(mlp(X, (8,), 2 * D), CouplingFlow(D, context=D), bounds)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -288,7 +289,8 @@ SHOWN = {
 def test_a_transform_shows_its_sizes_in_one_line(name: str) -> None:
     transform = OURS[name]()
     assert repr(transform) == SHOWN[name]
-    assert repr(transform.inv) == f"_InverseTransform({SHOWN[name]})"
+    # zuko, once imported, gives torch's class another name.
+    assert re.fullmatch(rf"\w+\({re.escape(SHOWN[name])}\)", repr(transform.inv))
     assert SHOWN[name] in repr(ComposeTransform([transform, ExpTransform()]))
 
 
