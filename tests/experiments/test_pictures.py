@@ -189,7 +189,9 @@ def kept_run(folder: Path, model: str, data: Data, beta: float = 1.0, seed: int 
     """A record, and in the folder what its run left: untrained weights, for a picture enough."""
     torch.manual_seed(seed)
     run = folder / run_name(model, data.name, beta, seed)
-    trained = Trained(build(model, data), model, data.name, seed, beta, {}, History([1.0]))
+    trained = Trained(
+        build(model, data), model, data.name, seed, beta, {}, History([1.0], [-1.0], [0.0], 1)
+    )
     save_trained(trained, run / "weights.safetensors")
     # `draw_report` only asks whether there is one, and `load_trained` what is in it.
     (run / "checkpoint.pt").touch()
