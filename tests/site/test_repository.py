@@ -18,8 +18,11 @@ CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
 # In two parts, so that no file but the renamed ones holds it whole.
 NEW = "https://github.com/some-body/" + "another.book_2"
 COLAB = re.compile(r"https://colab\.research\.google\.com/github/([^/\s]+/[^/\s]+)/blob/")
-# A hook of git's sets variables that would lead git from the copy back to the checkout.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+# A hook of git's sets variables that would lead git from the copy back to the checkout; a make
+# that runs these tests sets some that make its child print where it works.
+ENVIRONMENT = {
+    key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "MAKE", "MFLAGS"))
+}
 
 
 def git(folder: Path, *arguments: str) -> str:
