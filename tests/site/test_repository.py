@@ -21,7 +21,9 @@ COLAB = re.compile(r"https://colab\.research\.google\.com/github/([^/\s]+/[^/\s]
 # A hook of git's sets variables that would lead git from the copy back to the checkout; a make
 # that runs these tests sets some that make its child print where it works.
 ENVIRONMENT = {
-    key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "MAKE", "MFLAGS"))
+    key: value
+    for key, value in os.environ.items()
+    if not key.startswith(("GIT_", "MAKE", "MFLAGS"))
 }
 
 
