@@ -1,0 +1,181 @@
+"""Each model at its own best number of epochs: python tools/ladder.py DATA MODEL[@BETA] [MODEL …]
+
+Trains a model with some number of epochs and with its two neighbours on the ladder, several seeds
+each, and climbs until neither neighbour has a validation ELBO that is better by more than
+`TOLERANCE`. Only then is the chosen rung judged on the test pictures. A rung's validation figures
+go to book/results/ladder/, the record of a run at the chosen rung to book/results/converged/;
+what is there is not run again. The weights lie in the git-ignored runs/ladder/.
+
+The step decays to zero over the last half of the epochs, the best epoch is kept, and the gradient
+is the path gradient (Roeder et al. 2017): log q(z | x) without its score.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowvae_tutorial import VAE, build, fit, models, networks
+from flowvae_tutorial.data import Data, load
+from flowvae_tutorial.distributions import rsample_and_log_prob
+from flowvae_tutorial.experiments import record_files as files
+from flowvae_tutorial.experiments.records import RUNS, make_record
+from flowvae_tutorial.history import History
+from flowvae_tutorial.models import FIRST_STAGE, resolve
+
+LADDER = (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
+START = 300
+TOLERANCE = 0.15
+SEEDS = {"digits": 5, "digits-binary": 5, "rings": 10}
+RECIPE = {"batch_size": 64, "lr": 2e-3, "decay": 0.5, "warmup": 20}
+WEIGHTS = Path("runs/ladder")
+SAMPLES = 5000
+_FORM = files.form(
+    files.CODE | files.DAY | {
+        "model": files.TEXT, "data": files.TEXT, "beta": files.NUMBER, "epochs": files.POSITIVE,
+        "settings": files.OBJECT, "elbo": files.NUMBERS, "best_epochs": files.NUMBERS,
+        "seconds": files.NUMBERS,
+    }
+)  # fmt: skip
+
+
+def _rung_name(model: str, data: str, beta: float, epochs: int) -> str:
+    return files.run_name(model, data, beta, 0).replace("-seed0", f"-{epochs}")
+
+
+RUNGS = files.Kind(
+    "rungs", "python tools/ladder.py", _FORM,
+    lambda rung: _rung_name(rung["model"], rung["data"], rung["beta"], rung["epochs"]),
+)  # fmt: skip
+
+
+class PathVAE(VAE):
+    """A VAE whose loss has the path gradient; its value is the same."""
+
+    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        q = self.posterior(x)
+        z, log_q = rsample_and_log_prob(q, (1,))
+        score = q.log_prob(z.detach())
+        kl = log_q + (score.detach() - score) - self.prior().log_prob(z)
+        reconstruction: Tensor = self.likelihood(z).log_prob(x)
+        return (beta * kl - reconstruction).mean()
+
+
+def settings(epochs: int) -> dict[str, Any]:
+    return RECIPE | {"epochs": epochs, "patience": epochs}
+
+
+def weights_file(model: str, data: Data, beta: float, epochs: int, seed: int) -> Path:
+    name = files.run_name(model, data.name, beta, seed)
+    return WEIGHTS / str(epochs) / f"{name}.safetensors"
+
+
+def new(model: str, data: Data, beta: float, seed: int) -> VAE:
+    """The model before its training; of two stages, after the first at its own best rung."""
+    first = None
+    if (name := FIRST_STAGE.get(resolve(model, data)[0])) is not None:
+        epochs, _ = settle(name, data, beta)
+        first, _ = trained(name, data, beta, epochs, seed)
+    torch.manual_seed(seed)
+    vae = build(model, data, first=first)
+    path = PathVAE(vae.prior, vae.posterior, vae.likelihood)
+    path.built_from = vae.built_from
+    return path
+
+
+def trained(model: str, data: Data, beta: float, epochs: int, seed: int) -> tuple[VAE, History]:
+    vae = new(model, data, beta, seed)
+    path = weights_file(model, data, beta, epochs, seed)
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            vae.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            return vae.eval(), History(**json.loads(file.metadata()["history"]))
+    history = fit(vae, data, beta=beta, seed=seed, **settings(epochs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous().clone() for name, value in vae.state_dict().items()}
+    part = path.with_suffix(".part")
+    save_file(state, part, {"history": json.dumps(vars(history))})
+    part.replace(path)
+    return vae, history
+
+
+def rung(model: str, data: Data, beta: float, epochs: int) -> files.Record:
+    """All seeds at one number of epochs, from the record if there is one."""
+    folder = files.book_results() / "ladder"
+    path = folder / f"{_rung_name(model, data.name, beta, epochs)}.json"
+    if not path.exists():
+        histories = [
+            trained(model, data, beta, epochs, seed)[1] for seed in range(SEEDS[data.name])
+        ]
+        record = files.describe(
+            "cpu", files.current_commit(), model=model, data=data.name, beta=beta, epochs=epochs,
+            settings=settings(epochs), elbo=[round(max(h.elbo), 4) for h in histories],
+            best_epochs=[h.best_epoch for h in histories],
+            seconds=[round(h.seconds, 1) for h in histories],
+        )  # fmt: skip
+        files.write(RUNGS, record, folder)
+    record = files.read(RUNGS, path)
+    print(f"{path.stem:45s} {mean(record):8.3f}  best {record['best_epochs']}", flush=True)
+    return record
+
+
+def mean(record: files.Record) -> float:
+    return float(sum(record["elbo"]) / len(record["elbo"]))
+
+
+def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
+    """The epochs that validation prefers, and the mean ELBOs of that rung and its neighbours."""
+    known = {}
+    for epochs in LADDER:
+        name = _rung_name(model, data.name, beta, epochs)
+        path = files.book_results() / "ladder" / f"{name}.json"
+        if path.exists():
+            known[epochs] = mean(files.read(RUNGS, path))
+    best = max(known, key=lambda epochs: known[epochs]) if known else START
+    while True:
+        at = LADDER.index(best)
+        shorter, longer = LADDER[max(0, at - 1) : at], LADDER[at + 1 : at + 2]
+        for epochs in (best, *longer, *shorter):
+            if epochs not in known:
+                known[epochs] = mean(rung(model, data, beta, epochs))
+            if known[epochs] > known[best] + TOLERANCE:
+                best = epochs
+                break
+        else:
+            near = (*shorter, best, *longer)
+            return best, {epochs: round(known[epochs], 3) for epochs in near}
+
+
+def main(arguments: list[str]) -> None:
+    models.SCALES = networks.LOG_SCALE_BOUNDS
+    torch.set_num_threads(1)
+    data = load(arguments[0])
+    folder = files.book_results() / "converged"
+    runs = [(name.partition("@")[0], float(name.partition("@")[2] or 1)) for name in arguments[1:]]
+    for model, beta in runs:
+        settle(model, data, beta)
+    for model, beta in runs:
+        epochs, rungs = settle(model, data, beta)
+        budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
+        for seed in range(SEEDS[data.name]):
+            if (folder / f"{files.run_name(model, data.name, beta, seed)}.json").exists():
+                continue
+            vae, history = trained(model, data, beta, epochs, seed)
+            record = make_record(
+                model, vae, data, resolve(model, data)[1], history, seed=seed, beta=beta,
+                num_samples=SAMPLES, commit=files.current_commit(), settings=settings(epochs),
+            )  # fmt: skip
+            files.write(RUNS, record | {"budget_control": budget}, folder)
+            print(
+                f"{files.run_name(model, data.name, beta, seed)}: NLL {record['nll']['mean']:.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
