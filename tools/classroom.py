@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 # The page of references is filled by the build of the book; what it is filled from can be read.
 PAGES = ["notation.md", "references.bib"]
+PAGES += sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("*.svg"))
 LINK = re.compile(r"\]\((?!\w+:)([\w./-]+\.\w+)(#[^)]*)?\)")
 
 STUDENT = """\

@@ -16,7 +16,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from classroom import for_student, tags
+from classroom import BOOK, for_student, tags
 
 # The room below a title, in lines of text.
 ROOM = 11.5
@@ -28,13 +28,13 @@ ROW_LETTERS, BROKEN_ROW_LETTERS = 90, 42
 
 TALL = re.compile(r"\\(?:frac|sum|prod|int|underbrace)\b")
 FORMULA_AND_STOP = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)]+)')
-# A link leads away from the slide; its words stay. `f[0](x)` is none.
-LINK = re.compile(r"\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
+# A link leads away from the slide; its words stay. `f[0](x)` is none, and a picture is none.
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
 
 
 class Block(NamedTuple):
     kind: str
-    """title, heading, subheading, text, list, equation, figure, table, code or omitted."""
+    """title, heading, subheading, text, list, equation, drawing, figure, table, code or omitted."""
     html: str
     source: str | list[str] = ""
     """Markdown of a text, or of each item of a list; of an equation, its TeX."""
@@ -70,6 +70,9 @@ def markdown_blocks(source: str) -> Iterator[Block]:
             case "heading":
                 kind = {"h1": "title", "h2": "heading"}.get(node.tag, "subheading")
                 yield Block(kind, inline(node.children[0].content))
+            case "paragraph" if node.children[0].children[0].type == "image":
+                [image] = node.children[0].children
+                yield drawing(str(image.attrs["src"]), image.content)
             case "paragraph":
                 text = node.children[0].content
                 # A line in bold stands above the list of what the reader will be able to do.
@@ -109,11 +112,20 @@ def table(rows: list[str]) -> Block:
     return Block("table", MARKDOWN.render("\n".join(shown)), lines=sum(heights[: len(shown)]))
 
 
+def picture(data: str, alt: str) -> str:
+    return f'<figure><img src="data:image/{data}" alt="{escape(alt)}"></figure>'
+
+
 def figure(png: str, alt: str) -> Block:
     width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
-    image = f'<img src="data:image/png;base64,{png.strip()}" alt="{escape(alt)}">'
-    ratio = width / height
-    return Block("figure", f"<figure>{image}</figure>", lines=min(7, 24 / ratio), ratio=ratio)
+    html, ratio = picture(f"png;base64,{png.strip()}", alt), width / height
+    return Block("figure", html, lines=min(7, 24 / ratio), ratio=ratio)
+
+
+def drawing(path: str, alt: str) -> Block:
+    """A drawing, which has a slide to itself."""
+    svg = base64.b64encode((BOOK / path).read_bytes()).decode()
+    return Block("drawing", picture(f"svg+xml;base64,{svg}", alt), lines=ROOM)
 
 
 def shown(cell: NotebookNode) -> Iterator[Block]:

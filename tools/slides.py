@@ -1,8 +1,8 @@
 """Makes a deck of slides of every chapter, to point at while the class has the text.
 
 Each heading makes a slide with the sentences that open its section, the first equation with a
-number and the first figure; what does not fit follows on another. So do a table and a cell of code
-that are short. A deck is one HTML file, which fetches nothing.
+number, a drawing and the first figure; what does not fit follows on another. So do a table and a
+cell of code that are short. A deck is one HTML file, which fetches nothing.
 """
 
 import re
@@ -147,7 +147,7 @@ def pages(section: Section) -> list[list[Block]]:
     spoken = [block for block in section.blocks if block.kind in ("text", "list")]
     begins_with_list = spoken and spoken[0].kind == "list"
     shown = list_pages(spoken[0].source) if begins_with_list else text_of(section)
-    for kind in ("figure", "table", "code"):
+    for kind in ("drawing", "figure", "table", "code"):
         shown += section.all(kind)[:1]
     room = ROOM if len(section.heading.html) <= LETTERS_OF_A_TITLE else ROOM - 1.5
     found: list[list[Block]] = [[]]

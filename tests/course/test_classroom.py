@@ -167,8 +167,9 @@ def test_a_teacher_gets_the_pages_on_the_course_too(
 ) -> None:
     book = tmp_path / "book"
     (book / "course").mkdir(parents=True)
-    for file in (CHAPTERS[0], *(ROOT / "book" / page for page in classroom.PAGES)):
-        shutil.copy(file, book)
+    (book / "figures").mkdir()
+    for file in (CHAPTERS[0].name, *classroom.PAGES):
+        shutil.copy(ROOT / "book" / file, book / file)
     guide = f"[0](../{CHAPTERS[0].name}#a), [packages](../api.md#vae) and `nets[i](x)`."
     (book / "course" / "guide.md").write_text(guide)
     monkeypatch.setattr(classroom, "BOOK", book)
@@ -188,8 +189,10 @@ def test_a_pack_is_complete(who: str) -> None:
     files = pack(who)
     assert {chapter.name for chapter in CHAPTERS} < set(files)
     assert dead_links(files) == []
-    for chapter in CHAPTERS:
+    for number, chapter in enumerate(CHAPTERS):
         nbformat.validate(nbformat.reads(files[chapter.name], as_version=4))
+        # A picture that were led to the repository, as links are, would be a page there.
+        assert f"](figures/idea-{number}.svg)" in files[chapter.name]
         # On the page of references stands what only a build of the book fills in.
         assert "references.md" not in files[chapter.name]
 

@@ -100,7 +100,7 @@ def test_every_slide_has_a_title_and_few_words(chapter: Path) -> None:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_section_shows_its_first_equation_with_a_number_and_its_first_figure(
+def test_a_section_shows_its_drawing_its_first_numbered_equation_and_its_first_figure(
     chapter: Path,
 ) -> None:
     found = {}
@@ -110,7 +110,7 @@ def test_a_section_shows_its_first_equation_with_a_number_and_its_first_figure(
         parts[1] += len(slide.select("img"))
     for section in slides.sections(classroom.chapters()[chapter.name]):
         numbered = [tag for block in section.all("equation") for tag in tags_of(block.source)]
-        figures = section.all("figure")[:1]
+        figures = [*section.all("drawing"), *section.all("figure")[:1]]
         name = parse(section.heading.html).get_text()
         assert found[name] == [numbered[:1], len(figures)], name
 
@@ -119,7 +119,9 @@ def test_a_section_shows_its_first_equation_with_a_number_and_its_first_figure(
 def test_every_figure_is_in_the_deck_and_described(chapter: Path) -> None:
     images = page(chapter).select("img")
     assert images
-    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in images)
+    kinds = [str(image["src"]).partition(";base64,")[0] for image in images]
+    assert set(kinds) == {"data:image/png", "data:image/svg+xml"}
+    assert kinds.count("data:image/svg+xml") == 1
     assert all(str(image["alt"]).strip() for image in images)
 
 
@@ -190,6 +192,14 @@ def test_a_link_leaves_its_words_and_an_index_is_no_link() -> None:
     source = "See [(1.2)](#eq-x), [chapter 1](01_a.ipynb) and `nets[0](x)`."
     [block] = slide_blocks.markdown_blocks(source)
     assert parse(block.html).get_text() == "See (1.2), chapter 1 and nets[0](x)."
+
+
+def test_a_drawing_is_no_link_and_has_a_slide_to_itself() -> None:
+    text, *_ = slide_blocks.markdown_blocks("Some text.")
+    [drawn] = slide_blocks.markdown_blocks("![A drawing.](figures/legend.svg)")
+    assert [image["alt"] for image in parse(drawn.html).select("figure img")] == ["A drawing."]
+    heading = slide_blocks.Block("heading", "A heading")
+    assert len(slides.pages(slides.Section(heading, [text, drawn]))) == 2
 
 
 def test_a_table_that_is_too_long_says_that_it_goes_on() -> None:

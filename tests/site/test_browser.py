@@ -18,12 +18,13 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from test_site import CHAPTERS, HTML, PAGES, built, load, page_path, parse
+from test_site import CHAPTERS, HTML, PAGES, ROOT, built, load, page_path, parse
 
 # Each request to this address is answered from the built files, and each to another is refused.
 SITE = "http://localhost/"
 # Pages that Sphinx adds to those of the contents.
 ADDED = ["genindex", "py-modindex", "search"]
+DRAWINGS = sorted((ROOT / "book" / "figures").glob("*.svg"))
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
@@ -222,6 +223,24 @@ def too_wide(page: Page) -> list[str]:
     )
 
 
+def crowded_words(page: Page) -> list[str]:
+    """Words of the drawings on the page that leave their drawing, or touch other words."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('svg')].flatMap(drawing => {
+        const edge = drawing.getBoundingClientRect();
+        const words = [...drawing.querySelectorAll('text')].map(
+            e => ({text: e.textContent, ...e.getBoundingClientRect().toJSON()}));
+        const leaves = w => w.left < edge.left || w.right > edge.right
+            || w.top < edge.top || w.bottom > edge.bottom;
+        // Between two lines of text there is more room than their boxes say.
+        const touches = (a, b) => a.left < b.right && b.left < a.right
+            && a.top + 6 < b.bottom && b.top + 6 < a.bottom;
+        return words.filter((w, i) => leaves(w) || words.slice(i + 1).some(o => touches(w, o)))
+            .map(w => w.text);
+        })"""
+    )
+
+
 Check = Callable[[Page], list[str]]
 DRAWN: list[Check] = [undrawn_mathematics, missing_images, stuck_sliders]
 
@@ -275,6 +294,12 @@ def test_a_page_works_in_the_dark_and_as_a_file(browser: Browser, name: str) -> 
         assert complaints(shown.page, [*DRAWN, dimmed_figures, faint_words]) == {}
         assert shown.unknown_errors(KNOWN_ERRORS_FROM_FILES) == []
         assert shown.outside == []
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)
+def test_the_words_of_a_drawing_have_room(blank: Page, path: Path) -> None:
+    blank.set_content(path.read_text(encoding="utf-8"))
+    assert crowded_words(blank) == []
 
 
 @pytest.mark.usefixtures("site")
@@ -394,6 +419,8 @@ WIDE = "width: 900px; height: 9px"
             unreachable_by_keyboard,
             f'<div style="overflow: auto"><table style="{WIDE}"><td>a<td>b</table></div>',
         ),
+        (crowded_words, '<svg><text x="9" y="30">one</text><text x="20" y="35">two</text></svg>'),
+        (crowded_words, '<svg width="99"><text x="80" y="30">far away</text></svg>'),
         (too_wide, f'<p style="{WIDE}">a</p>'),
         (too_wide, f'<div style="overflow: hidden"><p style="{WIDE}">a</p></div>'),
     ],
@@ -409,11 +436,13 @@ def test_a_broken_page_is_refused(blank: Page, check: Check, html: str) -> None:
         '<span class="math"><mjx-container><svg></svg></mjx-container></span><code>$$</code>',
         f'<img alt="a" src="{PIXEL}" style="background: #fff">',
         f'<div style="overflow: auto" tabindex="0"><table style="{WIDE}"><td>a<td>b</table></div>',
+        '<svg><text x="9" y="30">one</text><text x="50" y="30">two</text></svg>',
     ],
 )
 def test_a_sound_page_passes(blank: Page, html: str) -> None:
     blank.set_content(article(html))
     checks = [undrawn_mathematics, missing_images, dimmed_figures, too_wide, violations]
+    checks.append(crowded_words)
     assert complaints(blank, checks) == {}
 
 

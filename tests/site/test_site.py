@@ -133,6 +133,11 @@ def page_bytes(page: BeautifulSoup, path: Path) -> int:
     return path.stat().st_size + sum(file.stat().st_size for file in files)
 
 
+def opening_captions(page: BeautifulSoup) -> list[str]:
+    """The captions of the drawings that chapters open with, by which links find them."""
+    return [e.get_text().strip() for e in page.select('figure[id^="fig-idea-"] > figcaption')]
+
+
 def has_colab_link(page: BeautifulSoup, name: str) -> bool:
     links = [str(a["href"]) for a in page.find_all("a", href=True)]
     return any("colab.research" in link and link.endswith(f"/{name}.ipynb") for link in links)
@@ -243,6 +248,17 @@ def test_mathjax_is_part_of_the_site(site: Path) -> None:
 def test_every_page_is_light(site: Path, name: str) -> None:
     path = page_path(name)
     assert page_bytes(load(path), path) <= 3 * MEGABYTE
+
+
+@pytest.mark.parametrize(("number", "name"), [*enumerate(CHAPTERS)])
+def test_the_drawing_of_a_chapter_has_the_number_that_its_author_gave_it(
+    site: Path, number: int, name: str
+) -> None:
+    page = load(page_path(name))
+    [caption] = opening_captions(page)
+    assert caption.startswith(f"Figure {number}.1. ")
+    assert page.select(f'#fig-idea-{number} img[src*="idea-{number}.svg"]')
+    assert page.select(f'a[href="#fig-idea-{number}"]')
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
