@@ -38,4 +38,6 @@ def expect(value: float, canonical: float, within: float, label: str = "", unit:
     # Written so that a NaN lies outside.
     outside = "" if beyond <= 0 else f", this is outside by {beyond:.{places}f}"
     name, of = f"{label}: " if label else "", f" {unit}" if unit else ""
-    print(f"{name}{value:.{places}f}{of} (page: {canonical:g} ± {within:g}{outside})")
+    # Rounded to zero, −0.0 becomes 0.0.
+    measured = f"{round(value, places) + 0.0:.{places}f}" if math.isfinite(value) else f"{value}"
+    print(f"{name}{measured}{of} (page: {canonical:g} ± {within:g}{outside})")

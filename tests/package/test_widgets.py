@@ -39,6 +39,7 @@ def nothing_left_open() -> Iterator[None]:
         (22.44, 0.3, "22.44 (page: 22.1 ± 0.3, this is outside by 0.04)"),
         (-22.1, 2, "-22.1 (page: 22.1 ± 2, this is outside by 42.2)"),
         (31.7, 15, "32 (page: 22.1 ± 15)"),
+        (-0.04, 30, "0 (page: 22.1 ± 30)"),
         (22.1004, 5e-3, "22.1004 (page: 22.1 ± 0.005)"),
         (math.nan, 0.3, "nan (page: 22.1 ± 0.3, this is outside by nan)"),
         (-math.inf, 0.3, "-inf (page: 22.1 ± 0.3, this is outside by inf)"),
