@@ -24,6 +24,7 @@ from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
 from ..pretrained import pretrained_models, pretrained_run
+from ..storage.files import only_writer
 from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
@@ -54,7 +55,7 @@ from .runs import (
     aside,
     explain,
     record_of,
-    reproduce_model,
+    reproduce_run,
     settings_of,
     train_or_again,
     train_run,
@@ -144,6 +145,7 @@ def _options(
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help=_whole(f"One of {Names(MODELS)}."))] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
@@ -174,6 +176,8 @@ def train(
     checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
     finished = [folder / f"{name}.json", folder / "weights.safetensors"]
     with joined(device_by_name(device)) as here:
+        if rank_and_world()[0] == 0:
+            context.with_resource(only_writer(checkpoint))
         begun = [file for file in (checkpoint, first_stage) if file.exists()]
         ended = [file for file in finished if file.exists()]
         if begun and not resume and not overwrite:
@@ -284,6 +288,7 @@ def sample(
 
 @app.command()
 def reproduce(
+    context: typer.Context,
     data: DataOption = "digits",
     seeds: SeedsOption = 5,
     models: ModelsOption = ALL,
@@ -295,15 +300,13 @@ def reproduce(
     out: OutOption = Path("runs"),
     jobs: Annotated[
         int | None,
-        typer.Option(
-            help="Models trained at once; by default one a processor, or one on a GPU.", min=1
-        ),
+        typer.Option(help="Runs at once; by default one a processor, or one on a GPU.", min=1),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
 
-    Each model has a process of its own, with one thread. A run whose record is there is not done
+    Runs at once have a process each, with one thread. A run whose record is there is not done
     again; a run that was stopped goes on. If one fails, the others are done all the same.
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
@@ -319,30 +322,27 @@ def reproduce(
     jobs = jobs or os.cpu_count() or 1
     dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
-    work = []
-    for model in names:
-        runs = []
-        for beta, seed in itertools.product(weights, range(seeds)):
-            name = run_name(model, dataset.name, beta, seed)
-            if is_on_record(
-                results / f"{name}.json", dataset, settings, overwrite=overwrite,
-                num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
-            ):  # fmt: skip
-                typer.echo(f"{name}: its record is there")
-            else:
-                runs.append((beta, seed))
-        if runs:
-            work.append(
-                (model, data, runs, epochs, samples, device, results, out, commit, overwrite)
-            )
-    count = sum(len(runs) for _, _, runs, *_ in work)
+    _only_writer(context, out, dataset, names)
+    work = {}
+    for model, beta, seed in itertools.product(names, weights, range(seeds)):
+        name = run_name(model, dataset.name, beta, seed)
+        if is_on_record(
+            results / f"{name}.json", dataset, settings, overwrite=overwrite,
+            num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
+        ):  # fmt: skip
+            typer.echo(f"{name}: its record is there")
+        else:
+            what = model, data, beta, seed, epochs, samples, device
+            work[name] = (*what, results, out, commit, overwrite)
+    count = len(work)
     if count:
         typer.echo(
-            f"runs to do: {count}, of up to {settings['epochs']} epochs each, "
-            f"{min(jobs, len(work))} at once; the bars show the time that is left of each"
+            f"runs to do: {count}, of up to {settings['epochs']} epochs each, {min(jobs, count)} "
+            "at once; the bars show the time that is left, of each and, after the first, of all"
         )
     try:
-        failed = dict(itertools.chain(*(f.items() for f in at_once(reproduce_model, work, jobs))))
+        came = zip(work, at_once(reproduce_run, list(work.values()), jobs), strict=True)
+        failed = {name: str(reason) for name, reason in came if reason}
     except KeyboardInterrupt as stop:
         typer.echo(
             f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
@@ -356,6 +356,7 @@ def reproduce(
 
 @app.command()
 def refine(
+    context: typer.Context,
     data: DataOption = "digits",
     seeds: SeedsOption = 5,
     models: Annotated[
@@ -384,6 +385,7 @@ def refine(
     here = device_by_name(device)
     dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
+    _only_writer(context, out, dataset, names)
     classifier = fit_classifier(dataset.to(here), progress=True)
     runs = list(itertools.product(names, range(seeds)))
     # Before the first is trained: a record of something else is a mistake in the arguments.
@@ -403,7 +405,7 @@ def refine(
         typer.echo(f"[{count}/{len(runs)}] {name}")
         checkpoint = out / name / "checkpoint.pt"
         try:
-            with _stoppable(checkpoint):
+            with _stoppable(checkpoint), only_writer(checkpoint):
                 trained = train_or_again(
                     model, dataset, seed=seed, beta=1.0, device=here, checkpoint=checkpoint,
                     epochs=epochs, overwrite=overwrite,
@@ -440,6 +442,12 @@ def _asked(
         # What the data are too few for, too.
         assemble(name, dataset, resolve(name, dataset)[1])
     return dataset, names, settings_of(dataset, epochs)
+
+
+def _only_writer(context: typer.Context, out: Path, data: Data, models: list[str]) -> None:
+    """To the end of the command, no other may train these models on these data there."""
+    for model in models:
+        context.with_resource(only_writer(out / f"{data.name}-{model}"))
 
 
 def _failures(failed: dict[str, str], count: int) -> None:

@@ -385,7 +385,7 @@ def test_reproduce_redoes_a_record_that_is_gone_and_no_other(
 
 
 def test_reproduce_runs_every_beta_with_its_own_record(command: Command, tmp_path: Path) -> None:
-    command(ONE_RUN + " --betas 0.5,1")
+    command(ONE_RUN + " --betas 0.5,1 --jobs 1")
     found = {f.name: json.loads(f.read_text())["beta"] for f in (tmp_path / "results").iterdir()}
     assert found == {"rings-gaussian-beta0.5-seed0.json": 0.5, f"{RUN}.json": 1}
 
@@ -1056,7 +1056,7 @@ def test_refine_writes_a_record_a_run_and_does_nothing_twice(
 def test_refine_takes_the_model_that_reproduce_has_trained(
     command: Command, tmp_path: Path
 ) -> None:
-    command(REFINE.replace("refine", "reproduce") + " --samples 2")
+    command(REFINE.replace("refine", "reproduce") + " --samples 2 --jobs 1")
     trained = files(tmp_path / "runs")
     assert command(REFINE).code == 0
     assert files(tmp_path / "runs") == trained

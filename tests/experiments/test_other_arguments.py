@@ -178,7 +178,7 @@ def test_a_checkpoint_of_more_epochs_makes_no_record_of_fewer(
 def test_two_weights_that_differ_in_the_seventh_digit_are_two_runs(
     command: Command, tmp_path: Path
 ) -> None:
-    assert command(ONE + " --betas 0.5,0.50000001").code == 0
+    assert command(ONE + " --betas 0.5,0.50000001 --jobs 1").code == 0
     assert sorted(r["beta"] for r in read_records(tmp_path / "results")) == [0.5, 0.50000001]
     names = [run_name("gaussian", "rings", beta, 0) for beta in (0.01, 4, 8.0, 1 / 3, 0.333333)]
     assert names[:3] == [f"rings-gaussian-beta{beta}-seed0" for beta in ("0.01", "4", "8")]
@@ -237,6 +237,22 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(
     if error == "unreadable":
         (tmp_path / "runs" / RUN / "checkpoint.pt").unlink()
     assert command(line).code == 0
+
+
+def test_a_run_whose_process_was_killed_is_named_and_the_others_are_done(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(job: Callable[..., Any], work: list[tuple[Any, ...]], jobs: int) -> list[Any]:
+        return [InputError("its process was killed"), *(job(*each) for each in work[1:])]
+
+    monkeypatch.setattr(command_line, "at_once", killed)
+    outcome = command(f"{ONE} --seeds 2 --jobs 1")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-2:] == [
+        f"failed: {RUN}: its process was killed",
+        "error: 1 of 2 runs failed; the same command tries them again",
+    ]
+    assert [run["seed"] for run in read_records(tmp_path / "results")] == [1]
 
 
 def test_a_bug_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

@@ -200,7 +200,7 @@ def test_reproduce_says_first_how_much_there_is_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "at_once", lambda job, work, jobs: [{"a": "no"}])
+    monkeypatch.setattr(command_line, "at_once", lambda job, work, jobs: ["no"] * len(work))
     _, out, _ = say("reproduce --data rings --seeds 3 --jobs 4 --epochs 7", monkeypatch, capsys)
     assert out.startswith(f"runs to do: {3 * len(BOOK_MODELS)}, of up to 7 epochs each, 4 at once")
 
@@ -211,7 +211,7 @@ def test_names_may_have_spaces_after_their_commas(
     asked = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        command_line, "at_once", lambda job, work, jobs: asked.extend(work) or [{"a": "no"}]
+        command_line, "at_once", lambda job, work, jobs: asked.extend(work) or ["no", "no"]
     )
     line = ["reproduce", "--data", "rings", "--seeds", "1", "--models", "gaussian, mixture"]
     monkeypatch.setattr(sys, "argv", ["flowvae", *line])
