@@ -24,10 +24,13 @@ from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
 from ..pretrained import pretrained_models, pretrained_run
+from ..refinement import CHUNK
 from ..storage.files import only_writer
 from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
+from ..training.progress import slow_bar
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
+from ..vae import VAE
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
 from .record_files import Record, read, run_name, write
@@ -281,9 +284,33 @@ def sample(
     run.vae.to(device_by_name(device))
     torch.manual_seed(seed)
     form = run.outline
-    # Of points the noise is a part of the sample; on pictures it would only hide it.
-    x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
+    with _refinement_bar(run.vae, count, refine_steps):
+        # Of points the noise is a part of the sample; on pictures it would only hide it.
+        x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
     typer.echo(draw_samples(x, form, out))
+
+
+@contextlib.contextmanager
+def _refinement_bar(vae: VAE, count: int, steps: int) -> Iterator[None]:
+    """Show the steps of a refinement: each asks once for a gradient of the prior's log-density."""
+    total = (1 + steps) * math.ceil(count / CHUNK) if steps else 0
+
+    def watch(_module: Any, _context: Any, prior: Any) -> None:
+        log_prob = prior.log_prob
+
+        def counted(z: torch.Tensor) -> torch.Tensor:
+            bar.update(int(z.requires_grad))
+            density: torch.Tensor = log_prob(z)
+            return density
+
+        prior.log_prob = counted
+
+    watched = vae.prior.register_forward_hook(watch)
+    try:
+        with slow_bar(desc="refinement", total=total, unit="step", disable=not steps) as bar:
+            yield
+    finally:
+        watched.remove()
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What a terminal, a pipe and the system do to a command: encodings, streams, signals, width."""
 
+import contextlib
 import inspect
 import os
 import re
@@ -16,7 +17,7 @@ import typer
 
 import flowvae_tutorial
 import flowvae_tutorial.experiments.commands as command_line
-from flowvae_tutorial import VAE, build, evaluate
+from flowvae_tutorial import VAE, build, evaluate, load_pretrained
 from flowvae_tutorial.data import DATA_SETS, load
 from flowvae_tutorial.experiments.records import (
     _nll,
@@ -238,6 +239,7 @@ def test_whatever_takes_more_than_two_seconds_shows_the_time_that_is_left(
     bars = {
         f"reproduce {rest} --samples 30": ["test NLL", "test figures"],
         f"evaluate {run} --samples 30": ["test NLL", "test figures"],
+        f"sample {run} --refine-steps 3": ["refinement"],
         f"refine {rest}": ["classifier", "refinement"],
         "report --results results --pictures drawn": [
             "models of digits", "reconstructions", "samples"
@@ -251,6 +253,25 @@ def test_whatever_takes_more_than_two_seconds_shows_the_time_that_is_left(
                 assert not re.search(rf"{name}: +0%", err)
             else:
                 assert re.search(rf"{name}: +100%.*\[\d\d:\d\d<00:00", err), name
+
+
+@pytest.mark.parametrize("name", ["gaussian", "hierarchical-vampprior", "flow-both"])
+def test_a_bar_of_the_refinement_counts_every_step_and_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    vae = load_pretrained(name)
+    monkeypatch.setattr("flowvae_tutorial.training.progress.DELAY", 0)
+    monkeypatch.setattr("flowvae_tutorial.refinement.CHUNK", 4)
+    monkeypatch.setattr(command_line, "CHUNK", 4)
+    drawn: list[torch.Tensor] = []
+    for bar in (contextlib.nullcontext(), command_line._refinement_bar(vae, 10, 5)):
+        torch.manual_seed(0)
+        with bar:
+            drawn.append(vae.sample(10, mean=True, refine_steps=5))
+    assert torch.equal(*drawn)
+    assert re.search(r"refinement: 100%.* 18/18 ", capsys.readouterr().err), "5 and a look, thrice"
+    assert not vae.prior._forward_hooks
 
 
 def test_a_bar_of_the_nll_counts_every_sample_and_changes_nothing(
@@ -268,8 +289,9 @@ def test_a_bar_of_the_nll_counts_every_sample_and_changes_nothing(
         def __exit__(self, *args: object) -> None:
             pass
 
-        def update(self, n: int) -> None:
+        def update(self, n: int) -> bool:
             counted.append(n)
+            return True  # as tqdm does when it has drawn
 
     monkeypatch.setattr("flowvae_tutorial.experiments.records.slow_bar", lambda **of: Bar())
     # Fewer at once, so that there are parts.
