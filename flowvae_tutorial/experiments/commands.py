@@ -633,6 +633,8 @@ def main() -> None:
     # The main thread alone may say what a signal does.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except Exception as error:

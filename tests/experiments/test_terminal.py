@@ -93,6 +93,31 @@ def test_sigterm_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     assert len(load_checkpoint(checkpoint)["history"]["loss"]) > 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_ctrl_c_amid_the_imports_is_silent_and_a_deaf_command_stays_deaf(
+    way: str, tmp_path: Path
+) -> None:
+    """A torch in its place, which takes long to import, says when it is reached."""
+    (tmp_path / "torch.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(1.5)\n")
+    script = tmp_path / "flowvae"
+    script.write_text("from flowvae_tutorial.experiments.commands import main\nmain()\n")
+    line = ["-m", "flowvae_tutorial"] if way == "module" else [str(script)]
+    path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    for handler, code in ((signal.SIG_DFL, 130), (signal.SIG_IGN, 1)):
+        process = subprocess.Popen(
+            [sys.executable, *line, "--version"], text=True, env=ENVIRONMENT | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda handler=handler: signal.signal(signal.SIGINT, handler),
+        )  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code
+        # This torch has nothing in it.
+        assert (out, "KeyboardInterrupt" in err, "ImportError" in err) == ("", False, code == 1)
+
+
 def test_ctrl_c_where_nothing_is_kept_is_one_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
