@@ -14,6 +14,7 @@ from matplotlib.image import imread
 import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import build, fit, load_model, save_model
 from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.experiments.refinement_records import read_refinements
 from flowvae_tutorial.storage.own_data import load_data
 
 
@@ -113,6 +114,24 @@ def test_a_run_goes_on_with_its_own_file_only(command: Command) -> None:
     assert command(more).code == 0
     save_pictures(1)
     assert "differs in data_checksum" in mistake(command(more))
+
+
+def test_a_refinement_is_of_its_own_file_only(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = "flowvae_tutorial.experiments.refinement_records"
+    monkeypatch.setattr(f"{records}.STEPS", (0, 1))
+    monkeypatch.setattr(f"{records}.LATENTS", 20)
+    for seed in (0, 1):
+        x = np.random.RandomState(seed).rand(120, 5, 4) < 0.3
+        np.savez(tmp_path / "faces.npz", train=x, labels=np.arange(120) % 3, test=x[:24],
+                 test_labels=np.arange(24) % 3)  # fmt: skip
+        line = "refine --data faces.npz --epochs 2 --seeds 1 --models gaussian"
+        if seed == 0:
+            assert command(line).code == 0
+            (record,) = read_refinements(tmp_path / "results" / "refinement")
+            assert record["data_checksum"] == load_data("faces.npz").checksum
+    assert "of other data that were called 'faces'" in mistake(command(line))
 
 
 def test_reproduce_and_report_a_file(command: Command, tmp_path: Path) -> None:
