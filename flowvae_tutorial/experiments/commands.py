@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..arguments import LARGEST, whole
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
@@ -102,13 +103,13 @@ DataOption = Annotated[
 EpochsOption = Annotated[
     int | None, typer.Option(help="At most so many epochs; the book's own by default.")
 ]
-SamplesOption = Annotated[int, typer.Option(help="S of the importance-sampled NLL.", min=1)]
+SamplesOption = Annotated[
+    int, typer.Option(help="S of the importance-sampled NLL.", min=1, max=LARGEST)
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 BetaOption = Annotated[float, typer.Option(help="Weight of the KL term.")]
 OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights and pictures.")]
-SeedOption = Annotated[
-    int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
-]
+SeedOption = Annotated[int, typer.Option(help="Of weights, batches and noise.", min=0, max=LARGEST)]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there and was made otherwise.")
 ]
@@ -269,7 +270,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(help="How many samples.", min=1, max=10_000)] = 100,
     refine_steps: Annotated[
-        int, typer.Option(help="Steps uphill under the prior before decoding.", min=0)
+        int, typer.Option(help="Steps uphill under the prior before decoding.", min=0, max=LARGEST)
     ] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -457,8 +458,8 @@ def _asked(
     data: str, models: str, epochs: int | None, *folders: Path
 ) -> tuple[Data, list[str], dict[str, Any]]:
     """The data, the models and the settings of many runs, looked at before the first begins."""
-    if epochs is not None and epochs < 1:
-        raise InputError(f"--epochs takes at least 1, got {epochs}")
+    if epochs is not None:
+        whole(epochs, "--epochs")
     for folder in folders:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not there.is_dir():

@@ -269,7 +269,7 @@ def test_a_bug_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, command: C
     [
         ("--models gaussian,vamp2", "'vamp2'"), ("--models vampprior-k5000", "pseudo-inputs"),
         ("--betas nan", "nan"), ("--betas 1,-1", "-1"), ("--betas inf", "inf"),
-        ("--epochs 0", "at least 1, got 0"), ("--device tpu", "'tpu'"),
+        ("--epochs 0", "--epochs must be from 1 to 2147483647, got 0"), ("--device tpu", "'tpu'"),
         ("--out file/in", "file is"),
     ],
 )  # fmt: skip
