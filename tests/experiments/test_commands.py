@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import typer
+from called import Command, Outcome
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from torch import Tensor
@@ -56,32 +56,11 @@ def few_rings() -> Data:
 WHOLE_RINGS = DATA_SETS["rings"]
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in an empty folder, with small rings."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATA_SETS, "rings", few_rings)
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 TRAIN = "train --data rings --epochs 3 --samples 20"

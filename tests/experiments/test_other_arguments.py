@@ -2,14 +2,14 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from called import Command, Outcome
 
 import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import VAE, InputError
@@ -29,13 +29,6 @@ ONE = "reproduce --data rings --epochs 2 --samples 20 --seeds 1 --models gaussia
 TRAIN = "train --data rings --epochs 2 --samples 20"
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
 WHOLE_RINGS = DATA_SETS["rings"]
 
 
@@ -49,11 +42,8 @@ def few_rings() -> Data:
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in an empty folder, with few rings."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATA_SETS, "rings", few_rings)
     # EM takes longer than all the rest.
     monkeypatch.setattr(
@@ -61,16 +51,7 @@ def command(
     )
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.STEPS", (0, 2))
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.LATENTS", 30)
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 def mistake(outcome: Outcome) -> str:

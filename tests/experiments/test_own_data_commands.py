@@ -1,53 +1,29 @@
 """Commands on a file of the reader's own: trained, evaluated, sampled, reproduced, reported."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from called import Command, Outcome
 from matplotlib.image import imread
 
-import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import build, fit, load_model, save_model
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.experiments.refinement_records import read_refinements
 from flowvae_tutorial.storage.own_data import load_data
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in a folder with a file of pictures."""
-    monkeypatch.chdir(tmp_path)
     save_pictures(0)
     # EM in forty dimensions takes ten seconds.
     monkeypatch.setattr(
         "flowvae_tutorial.experiments.records.prior_gap", lambda *args: torch.zeros(1)
     )
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 def save_pictures(seed: int, folder: str = ".") -> None:

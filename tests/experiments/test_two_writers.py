@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from called import Command
 
-import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import InputError, build, fit
 from flowvae_tutorial.data import DATA_SETS, Data
 from flowvae_tutorial.storage.files import only_writer
@@ -188,21 +188,14 @@ def test_fit_is_refused_a_checkpoint_that_another_writes_and_keeps_it_from_other
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Call the command line in this process, in an empty folder, with few rings."""
     monkeypatch.setitem(DATA_SETS, "rings", few_rings)
     records = "flowvae_tutorial.experiments.records"
     monkeypatch.setattr(f"{records}.prior_gap", lambda *args: torch.zeros(1))
+    return command
 
 
-def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["flowvae", *line.split()])
-    with pytest.raises(SystemExit) as end:
-        command_line.main()
-    return int(end.value.code or 0)
-
-
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("line", "place"),
     [
@@ -215,40 +208,37 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
     ],
 )
 def test_a_command_is_refused_what_another_process_trains(
-    line: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    assert run(TRAIN, monkeypatch) == 0
+    command: Command, line: str, place: str, tmp_path: Path
+) -> None:
+    assert command(TRAIN).code == 0
     before = everything(tmp_path)
-    capsys.readouterr()
     with held(Path("runs") / place):
-        code = run(line, monkeypatch)
-    assert code == 2
-    (said,) = capsys.readouterr().err.splitlines()
+        refused = command(line)
+    assert refused.code == 2
+    (said,) = refused.err.splitlines()
     assert said.startswith(f"error: another process is writing runs/{place}: ")
     assert everything(tmp_path) == before
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("line", [REPRODUCE, REFINE])
 def test_a_run_that_somebody_trains_is_named_and_the_others_are_done(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Command, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.STEPS", (0, 2))
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.LATENTS", 20)
     with held(Path("runs") / RUN / "checkpoint.pt"):
-        assert run(line, monkeypatch) == 1
-    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+        outcome = command(line)
+    assert outcome.code == 1
+    failed = [line for line in outcome.err.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 1 and f"failed: {RUN}: another process is writing" in failed[0]
     assert [path.stem for path in Path("results").rglob("*.json")] == [RUN.replace("0", "1")]
-    assert run(line, monkeypatch) == 0
+    assert command(line).code == 0
     assert not list(tmp_path.rglob("*.lock"))
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("line", [TRAIN, REPRODUCE])
 def test_a_command_keeps_others_out_until_its_record_is_written(
-    line: str, monkeypatch: pytest.MonkeyPatch
+    command: Command, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, seen = Path("runs") / RUN / "checkpoint.pt", []
 
@@ -258,6 +248,6 @@ def test_a_command_keeps_others_out_until_its_record_is_written(
 
     for module in ("commands", "runs"):
         monkeypatch.setattr(f"flowvae_tutorial.experiments.{module}.write_record", looked)
-    assert run(line, monkeypatch) == 130
+    assert command(line).code == 130
     assert len(seen) == 1 and seen[0]
     assert not elsewhere(lambda: ask(checkpoint))
