@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..arguments import LARGEST, whole
+from ..arguments import LARGEST, number, whole
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
@@ -340,11 +340,10 @@ def reproduce(
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
     try:
-        weights = list(dict.fromkeys(float(beta) for beta in betas.split(",")))
+        given = [float(beta) for beta in betas.split(",")]
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
-    if not all(0 <= beta < math.inf for beta in weights):
-        raise InputError(f"--betas takes finite numbers that are not below 0, got {betas!r}")
+    weights = list(dict.fromkeys(number(beta, "each of --betas") for beta in given))
     if device_by_name(device).type != "cpu":
         jobs = jobs or 1
     jobs = jobs or os.cpu_count() or 1
