@@ -1,5 +1,15 @@
 """VAEs with flexible priors and posteriors: the package beside the book."""
 
+import os
+import signal
+import sys
+
+# Ctrl-C amid the imports of a command, which take seconds, ends it without a traceback. Until a
+# module is found, `-m` is its name. A shell may have told it not to listen at all.
+if os.path.basename((sys.argv or [""])[0]) in ("-m", "flowvae", "flowvae.exe"):
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 from .comparison import energy_distance, modes_found, precision_and_recall
 from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError

@@ -15,9 +15,12 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from .errors import InputError
 
 Sizes = TypeVar("Sizes", bound=Any)
+Called = TypeVar("Called")
 # Of counts and seeds. No run gets so far, and sums and products of two stay within 64 bits.
 LARGEST = 2**31 - 1
 # Of one size of a network or a mixture: a million components of 40 numbers take 320 MB, and the
@@ -101,6 +104,29 @@ def interval(value: object, name: str, *, unbounded: bool = False) -> tuple[floa
             f"{_told(value)}; {'networks.UNBOUNDED' if unbounded else 'None'} sets none"
         )
     return low, high
+
+
+def weight(value: float | Tensor, name: str) -> float | Tensor:
+    """The number from 0 that `value` is, or what is one for torch: gradients may run through it.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    plain = isinstance(value, float)
+    if isinstance(value, Tensor):
+        plain = value.ndim == 0 and value.is_floating_point() and not value.is_meta
+    return value if plain else number(value, name)
+
+
+def called(value: Called, name: str) -> Called:
+    """The module or function that `value` is.
+
+    Raises:
+        InputError: it is none; a class is none yet.
+    """
+    if not callable(value) or isinstance(value, type):
+        raise InputError(f"{name} must be a module, such as mlp(2, [32], 64), got {_told(value)}")
+    return value
 
 
 def text(value: object, name: str) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn import functional as F
 
-from .arguments import SIZE, number, whole
+from .arguments import SIZE, called, number, whole
 from .errors import InputError
 
 
@@ -15,7 +15,7 @@ class BernoulliLikelihood(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         """Wrap `net`, which maps `(..., D)` to `(..., X)` logits."""
         super().__init__()
-        self.net = net
+        self.net = called(net, "net")
 
     def forward(self, z: Tensor) -> Distribution:
         """Return p(x | z) for z `(S, N, D)`: batch shape `(S, N)`, event shape `(X,)`."""
@@ -47,12 +47,12 @@ class GaussianLikelihood(nn.Module):
             min_scale: the floor of the standard deviation, in the data's unit.
 
         Raises:
-            InputError: `min_scale` is not positive and finite, or `features` not from 1 to a
-                million.
+            InputError: `net` is no module, `min_scale` not positive and finite, or `features` not
+                from 1 to a million.
         """
         super().__init__()
         features = whole(features, "features", most=SIZE)
-        self.net = net
+        self.net = called(net, "net")
         self.min_scale = number(min_scale, "min_scale", positive=True)
         self.raw_scale = nn.Parameter(torch.full((features,), -1.0))
 

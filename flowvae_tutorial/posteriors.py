@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .arguments import interval
+from .arguments import called, interval
 from .distributions import Chain
 from .errors import InputError
 from .flows import CouplingFlow, Flow
@@ -32,10 +32,10 @@ class GaussianPosterior(nn.Module):
                 `networks.UNBOUNDED` is nowhere even so.
 
         Raises:
-            InputError: the bounds are the wrong way round, or one of them is infinite.
+            InputError: `net` is no module, or the bounds are the wrong way round or not finite.
         """
         super().__init__()
-        self.net = net
+        self.net = called(net, "net")
         self.log_scale_bounds = _looked_at(log_scale_bounds)
 
     def forward(self, *context: Tensor) -> Distribution:
@@ -91,15 +91,16 @@ class FlowPosterior(nn.Module):
         `log_scale_bounds` are those of u, as in `GaussianPosterior`.
 
         Raises:
-            InputError: the flow's context is not as wide as its latents, or the bounds are wrong.
+            InputError: one is no module, the flow's context is not as wide as its latents, or the
+                bounds are wrong.
         """
         super().__init__()
-        if flow.context != flow.features:
+        if called(flow, "flow").context != flow.features:
             raise InputError(
                 f"the flow of a posterior is conditioned on the mean: it needs "
                 f"context={flow.features}, as many as its features, got {flow.context}"
             )
-        self.net = net
+        self.net = called(net, "net")
         self.flow = flow
         self.log_scale_bounds = _looked_at(log_scale_bounds)
 
@@ -134,8 +135,8 @@ class HierarchicalPosterior(nn.Module):
     def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
         """Chain `top`, which gives q(z₂ | x) for x, and `conditional`, q(z₁ | x, z₂) for both."""
         super().__init__()
-        self.top = top
-        self.conditional = conditional
+        self.top = called(top, "top")
+        self.conditional = called(conditional, "conditional")
         self._event_size: int | None = None
 
     def forward(self, x: Tensor) -> Distribution:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from .arguments import whole
+from .arguments import weight, whole
 from .distributions import rsample_and_log_prob
 from .errors import InputError, check_data, may_look_at_values
 from .networks import evaluating, modules_of
@@ -120,7 +120,7 @@ class VAE(nn.Module):
         Equation `eq-beta`. At `beta=1` it is in nats per example.
         """
         reconstruction, kl = self.elbo(x)
-        return (beta * kl - reconstruction).mean()
+        return (weight(beta, "beta") * kl - reconstruction).mean()
 
     def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""

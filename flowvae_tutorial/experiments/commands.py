@@ -20,13 +20,18 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..arguments import LARGEST, number, whole
 from ..data import DATA_SETS, Data, load
 from ..errors import InputError
 from ..models import BOOK_MODELS, MODELS, assemble, resolve
 from ..pretrained import pretrained_models, pretrained_run
+from ..refinement import CHUNK
+from ..storage.files import only_writer
 from ..storage.own_data import is_file, load_data
 from ..storage.trained import Trained, load_trained, save_trained
+from ..training.progress import slow_bar
 from ..training.ranks import device_by_name, first_before_others, joined, rank_and_world
+from ..vae import VAE
 from .jobs import at_once
 from .pictures import draw_report, draw_run, draw_samples, figures_of
 from .record_files import Record, read, run_name, write
@@ -54,7 +59,7 @@ from .runs import (
     aside,
     explain,
     record_of,
-    reproduce_model,
+    reproduce_run,
     settings_of,
     train_or_again,
     train_run,
@@ -98,13 +103,13 @@ DataOption = Annotated[
 EpochsOption = Annotated[
     int | None, typer.Option(help="At most so many epochs; the book's own by default.")
 ]
-SamplesOption = Annotated[int, typer.Option(help="S of the importance-sampled NLL.", min=1)]
+SamplesOption = Annotated[
+    int, typer.Option(help="S of the importance-sampled NLL.", min=1, max=LARGEST)
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 BetaOption = Annotated[float, typer.Option(help="Weight of the KL term.")]
 OutOption = Annotated[Path, typer.Option(help="Folder of checkpoints, weights and pictures.")]
-SeedOption = Annotated[
-    int, typer.Option(help="Of weights, batches and noise.", min=0, max=2**31 - 1)
-]
+SeedOption = Annotated[int, typer.Option(help="Of weights, batches and noise.", min=0, max=LARGEST)]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there and was made otherwise.")
 ]
@@ -144,6 +149,7 @@ def _options(
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help=_whole(f"One of {Names(MODELS)}."))] = "gaussian",
     data: DataOption = "digits",
     epochs: EpochsOption = None,
@@ -174,6 +180,8 @@ def train(
     checkpoint, first_stage = folder / "checkpoint.pt", folder / FIRST_STAGE_FILE
     finished = [folder / f"{name}.json", folder / "weights.safetensors"]
     with joined(device_by_name(device)) as here:
+        if rank_and_world()[0] == 0:
+            context.with_resource(only_writer(checkpoint))
         begun = [file for file in (checkpoint, first_stage) if file.exists()]
         ended = [file for file in finished if file.exists()]
         if begun and not resume and not overwrite:
@@ -262,7 +270,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(help="How many samples.", min=1, max=10_000)] = 100,
     refine_steps: Annotated[
-        int, typer.Option(help="Steps uphill under the prior before decoding.", min=0)
+        int, typer.Option(help="Steps uphill under the prior before decoding.", min=0, max=LARGEST)
     ] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -277,13 +285,38 @@ def sample(
     run.vae.to(device_by_name(device))
     torch.manual_seed(seed)
     form = run.outline
-    # Of points the noise is a part of the sample; on pictures it would only hide it.
-    x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
+    with _refinement_bar(run.vae, count, refine_steps):
+        # Of points the noise is a part of the sample; on pictures it would only hide it.
+        x = run.vae.sample(count, mean=form.image_shape is not None, refine_steps=refine_steps)
     typer.echo(draw_samples(x, form, out))
+
+
+@contextlib.contextmanager
+def _refinement_bar(vae: VAE, count: int, steps: int) -> Iterator[None]:
+    """Show the steps of a refinement: each asks once for a gradient of the prior's log-density."""
+    total = (1 + steps) * math.ceil(count / CHUNK) if steps else 0
+
+    def watch(_module: Any, _context: Any, prior: Any) -> None:
+        log_prob = prior.log_prob
+
+        def counted(z: torch.Tensor) -> torch.Tensor:
+            bar.update(int(z.requires_grad))
+            density: torch.Tensor = log_prob(z)
+            return density
+
+        prior.log_prob = counted
+
+    watched = vae.prior.register_forward_hook(watch)
+    try:
+        with slow_bar(desc="refinement", total=total, unit="step", disable=not steps) as bar:
+            yield
+    finally:
+        watched.remove()
 
 
 @app.command()
 def reproduce(
+    context: typer.Context,
     data: DataOption = "digits",
     seeds: SeedsOption = 5,
     models: ModelsOption = ALL,
@@ -295,54 +328,48 @@ def reproduce(
     out: OutOption = Path("runs"),
     jobs: Annotated[
         int | None,
-        typer.Option(
-            help="Models trained at once; by default one a processor, or one on a GPU.", min=1
-        ),
+        typer.Option(help="Runs at once; by default one a processor, or one on a GPU.", min=1),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train every named model with every seed and write one JSON record a run.
 
-    Each model has a process of its own, with one thread. A run whose record is there is not done
+    Runs at once have a process each, with one thread. A run whose record is there is not done
     again; a run that was stopped goes on. If one fails, the others are done all the same.
 
     Example: python -m flowvae_tutorial reproduce --data digits --seeds 5
     """
     try:
-        weights = list(dict.fromkeys(float(beta) for beta in betas.split(",")))
+        given = [float(beta) for beta in betas.split(",")]
     except ValueError as error:
         raise InputError(f"--betas takes numbers with commas between, got {betas!r}") from error
-    if not all(0 <= beta < math.inf for beta in weights):
-        raise InputError(f"--betas takes finite numbers that are not below 0, got {betas!r}")
+    weights = list(dict.fromkeys(number(beta, "each of --betas") for beta in given))
     if device_by_name(device).type != "cpu":
         jobs = jobs or 1
     jobs = jobs or os.cpu_count() or 1
     dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
-    work = []
-    for model in names:
-        runs = []
-        for beta, seed in itertools.product(weights, range(seeds)):
-            name = run_name(model, dataset.name, beta, seed)
-            if is_on_record(
-                results / f"{name}.json", dataset, settings, overwrite=overwrite,
-                num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
-            ):  # fmt: skip
-                typer.echo(f"{name}: its record is there")
-            else:
-                runs.append((beta, seed))
-        if runs:
-            work.append(
-                (model, data, runs, epochs, samples, device, results, out, commit, overwrite)
-            )
-    count = sum(len(runs) for _, _, runs, *_ in work)
+    _only_writer(context, out, dataset, names)
+    work = {}
+    for model, beta, seed in itertools.product(names, weights, range(seeds)):
+        name = run_name(model, dataset.name, beta, seed)
+        if is_on_record(
+            results / f"{name}.json", dataset, settings, overwrite=overwrite,
+            num_samples=samples, sizes=resolve(model, dataset)[1]._asdict(),
+        ):  # fmt: skip
+            typer.echo(f"{name}: its record is there")
+        else:
+            what = model, data, beta, seed, epochs, samples, device
+            work[name] = (*what, results, out, commit, overwrite)
+    count = len(work)
     if count:
         typer.echo(
-            f"runs to do: {count}, of up to {settings['epochs']} epochs each, "
-            f"{min(jobs, len(work))} at once; the bars show the time that is left of each"
+            f"runs to do: {count}, of up to {settings['epochs']} epochs each, {min(jobs, count)} "
+            "at once; the bars show the time that is left, of each and, after the first, of all"
         )
     try:
-        failed = dict(itertools.chain(*(f.items() for f in at_once(reproduce_model, work, jobs))))
+        came = zip(work, at_once(reproduce_run, list(work.values()), jobs), strict=True)
+        failed = {name: str(reason) for name, reason in came if reason}
     except KeyboardInterrupt as stop:
         typer.echo(
             f"stopped: checkpoints in {out} keep the last finished epochs; the same command goes "
@@ -356,6 +383,7 @@ def reproduce(
 
 @app.command()
 def refine(
+    context: typer.Context,
     data: DataOption = "digits",
     seeds: SeedsOption = 5,
     models: Annotated[
@@ -384,6 +412,7 @@ def refine(
     here = device_by_name(device)
     dataset, names, settings = _asked(data, models, epochs, results, out)
     commit = current_commit()
+    _only_writer(context, out, dataset, names)
     classifier = fit_classifier(dataset.to(here), progress=True)
     runs = list(itertools.product(names, range(seeds)))
     # Before the first is trained: a record of something else is a mistake in the arguments.
@@ -403,7 +432,7 @@ def refine(
         typer.echo(f"[{count}/{len(runs)}] {name}")
         checkpoint = out / name / "checkpoint.pt"
         try:
-            with _stoppable(checkpoint):
+            with _stoppable(checkpoint), only_writer(checkpoint):
                 trained = train_or_again(
                     model, dataset, seed=seed, beta=1.0, device=here, checkpoint=checkpoint,
                     epochs=epochs, overwrite=overwrite,
@@ -428,8 +457,8 @@ def _asked(
     data: str, models: str, epochs: int | None, *folders: Path
 ) -> tuple[Data, list[str], dict[str, Any]]:
     """The data, the models and the settings of many runs, looked at before the first begins."""
-    if epochs is not None and epochs < 1:
-        raise InputError(f"--epochs takes at least 1, got {epochs}")
+    if epochs is not None:
+        whole(epochs, "--epochs")
     for folder in folders:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not there.is_dir():
@@ -440,6 +469,12 @@ def _asked(
         # What the data are too few for, too.
         assemble(name, dataset, resolve(name, dataset)[1])
     return dataset, names, settings_of(dataset, epochs)
+
+
+def _only_writer(context: typer.Context, out: Path, data: Data, models: list[str]) -> None:
+    """To the end of the command, no other may train these models on these data there."""
+    for model in models:
+        context.with_resource(only_writer(out / f"{data.name}-{model}"))
 
 
 def _failures(failed: dict[str, str], count: int) -> None:
@@ -598,6 +633,8 @@ def main() -> None:
     # The main thread alone may say what a signal does.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except Exception as error:

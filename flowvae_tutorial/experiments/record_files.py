@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..history import History
 from ..storage.files import write_whole
 from ..storage.schema import COUNT as COUNT
+from ..storage.schema import NAME as NAME
 from ..storage.schema import NUMBER as NUMBER
 from ..storage.schema import NUMBERS as NUMBERS
 from ..storage.schema import OBJECT as OBJECT
@@ -37,7 +38,7 @@ CURVES = form({"loss": NUMBERS, "reconstruction": NUMBERS, "kl": NUMBERS})
 # Of every record; of every record but the first trials and solutions; of every trained model.
 CODE = {"torch": TEXT, "commit": TEXT}
 DAY = {"device": TEXT, "date": TEXT | {"pattern": r"^\d{4}-\d{2}-\d{2}$"}}
-TRAINED = {"model": TEXT, "data": TEXT, "seed": COUNT, "epochs": POSITIVE}
+TRAINED = {"model": NAME, "data": NAME, "seed": COUNT, "epochs": POSITIVE}
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,15 @@ def write(kind: Kind, record: Record, folder: Path) -> Path:
     """Write a record and its checksum, whole or not at all.
 
     Raises:
-        InputError: the record breaks the schema of its kind or contradicts itself.
+        InputError: the record breaks the schema of its kind, contradicts itself, or has NaN in it
+            or what else is no JSON.
     """
     _check(kind, record, "this record")
-    content = json.dumps(record | {"sha256": _sum(record)}) + "\n"
+    try:
+        sum_ = _sum(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"this record cannot be written as JSON: {error}") from error
+    content = json.dumps(record | {"sha256": sum_}) + "\n"
     return write_whole(folder / f"{kind.name(record)}.json", content.encode())
 
 
@@ -131,7 +137,15 @@ def read(kind: Kind, path: Path) -> Record:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it and run it again") from error
+        ours = book_results().resolve() in path.resolve().parents
+        raise InputError(
+            f"{path} is damaged ({error}): "
+            + (
+                "check it out, or install the package, again"
+                if ours
+                else "delete it and run it again"
+            )
+        ) from error
     if (name := kind.name(record)) not in (None, path.stem):
         raise InputError(f"{path} holds the record {name!r}: a copy under another name is no run")
     return record

@@ -227,8 +227,13 @@ def _nll(
     """Minus the log-likelihoods, `(N,)`, a part of the examples at a time if there are many."""
     if len(x) <= 2 * PART:
         bar = slow_bar(desc="test NLL", total=num_samples, disable=not progress, unit="sample")
+
+        def counted(_module: Any, z: tuple[Tensor], _p_x: Any) -> None:
+            # Whatever a hook gives back would stand for p(x | z), and `update` says what it did.
+            bar.update(len(z[0]))
+
         # The likelihood sees each sample once, `(S, N, D)`, whatever part of them it is given.
-        count = vae.likelihood.register_forward_hook(lambda _, z, p_x: bar.update(len(z[0])))
+        count = vae.likelihood.register_forward_hook(counted)
         try:
             with bar:
                 return -vae.log_marginal(x, num_samples)

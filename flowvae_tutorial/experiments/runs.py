@@ -27,6 +27,7 @@ from ..data import Data
 from ..errors import InputError
 from ..history import History
 from ..models import FIRST_STAGE, Sizes, build, resolve, training_settings
+from ..storage.files import only_writer
 from ..storage.own_data import load_data
 from ..storage.trained import Trained
 from ..training.loop import NotFinite, fit
@@ -146,10 +147,11 @@ def record_of(
     )  # fmt: skip
 
 
-def reproduce_model(
+def reproduce_run(
     model: str,
     data: str,
-    runs: list[tuple[float, int]],
+    beta: float,
+    seed: int,
     epochs: int | None,
     samples: int,
     device: str,
@@ -157,19 +159,13 @@ def reproduce_model(
     out: Path,
     commit: str,
     overwrite: bool = False,
-) -> dict[str, str]:
-    """Runs of one model, each a KL weight and a seed, one after the other.
-
-    Returns:
-        Of each run that failed, by its name, why. Those after it are done all the same.
-    """
-    dataset = load_data(data)
-    failed = {}
-    for beta, seed in runs:
-        name = run_name(model, dataset.name, beta, seed)
-        checkpoint = out / name / "checkpoint.pt"
+) -> str | None:
+    """Train one model with one seed and write its record; why not, if it failed."""
+    try:
+        dataset = load_data(data)
+        checkpoint = out / run_name(model, dataset.name, beta, seed) / "checkpoint.pt"
         partial = checkpoint.with_name("evaluation.part")
-        try:
+        with only_writer(checkpoint):
             trained = train_or_again(
                 model, dataset, seed=seed, beta=beta, device=device_by_name(device),
                 checkpoint=checkpoint, epochs=epochs, overwrite=overwrite,
@@ -179,12 +175,11 @@ def reproduce_model(
             )
             write_record(record, results)
             partial.unlink(missing_ok=True)
-        except Exception as error:
-            explained = explain(error)
-            if explained is None:
-                raise
-            failed[name] = explained[0]
-    return failed
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        return explained[0]
+    return None
 
 
 def explain(error: Exception) -> tuple[str, int] | None:

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .schema import COUNT, NUMBER, NUMBERS, OBJECT, POSITIVE, TEXT, Form, breach, form
+from .schema import COUNT, NAME, NUMBER, NUMBERS, OBJECT, POSITIVE, TEXT, Form, breach, form
 from .weights import read_tensors, write_tensors
 
 # What `write_tensors` adds, and `read_tensors` looks at.
 OF_ALL: Form = {"kind": {}, "format": {}, "sha256": {}}
-NAME: Form = TEXT | {"maxLength": 200}
 SEED: Form = {"type": "integer"}
 AT_LEAST_0: Form = NUMBER | {"minimum": 0}
 ABOVE_0: Form = NUMBER | {"exclusiveMinimum": 0}

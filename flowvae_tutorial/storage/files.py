@@ -5,7 +5,11 @@ import errno
 import os
 import secrets
 import stat
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ..errors import InputError
 
@@ -25,6 +29,8 @@ _ADVICE = {
 LARGEST = 4 * 2**30
 # The half-written file of a process that was killed is in nobody's way, and goes after an hour.
 _HALF, _STALE = ".flowvae-*.part", 3600
+# What this process alone writes, and in which thread.
+_owners: set[tuple[Path, int]] = set()
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -70,6 +76,69 @@ def write_whole(path: Path, content: bytes) -> Path:
             if left.stat().st_mtime < place.stat().st_mtime - _STALE:
                 left.unlink()
     return path
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, among those that ask for it.
+
+    The system holds the lock, a file beside it, and lets go of it if this process is killed. Who
+    has it may ask again.
+
+    Raises:
+        InputError: another has it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flowvae_tutorial.storage.files import only_writer
+        >>> with only_writer(Path("run.pt")):
+        ...     print(*Path().glob(".run*"))
+        .run.pt.lock
+    """
+    place = Path(os.path.realpath(path))
+    lock, owner = place.with_name(f".{place.name}.lock"), (place, threading.get_ident())
+    with contextlib.ExitStack() as held:
+        # Where no lock can be made, no file can, and that says why; or the system has no locks.
+        with contextlib.suppress(OSError):
+            if owner not in _owners:
+                made = [folder for folder in place.parents if not folder.exists()]
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not _take(held.enter_context(lock.open("ab"))):
+                    raise InputError(
+                        f"another process is writing {path}: wait until it has ended, or name "
+                        "another place"
+                    )
+                _owners.add(owner)
+                held.callback(_forget, lock, owner, made)
+        yield
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Whether this process has the lock now, and not on what its last owner threw away."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise
+        return False
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _forget(lock: Path, owner: tuple[Path, int], made: list[Path]) -> None:
+    """Leave nothing but what was written in between."""
+    _owners.remove(owner)
+    # Windows removes no file that is open: there it stays, and is taken again.
+    with contextlib.suppress(OSError):
+        lock.unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 def read_whole(path: Path, largest: int = LARGEST) -> bytes:

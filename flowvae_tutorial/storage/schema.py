@@ -7,6 +7,8 @@ from typing import Any
 Form = dict[str, Any]
 
 TEXT: Form = {"type": "string"}
+# Files are named by it, and are to stay in their folder.
+NAME: Form = TEXT | {"maxLength": 200, "pattern": r"\A[^/\\\0]*\Z"}
 OBJECT: Form = {"type": "object"}
 NUMBER: Form = {"type": "number"}
 NUMBERS: Form = {"type": "array", "items": NUMBER}

@@ -30,13 +30,12 @@ from .checkpoints import (
     AT_LEAST_0,
     BUILT_FROM,
     HISTORY,
-    NAME,
     OF_ALL,
     SEED,
     as_checkpoint,
     contradiction,
 )
-from .schema import breach, form
+from .schema import NAME, breach, form
 from .weights import read_tensors, unpack, write_weights
 
 _ABOUT = form(

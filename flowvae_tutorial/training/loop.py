@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..data import Data
 from ..errors import InputError, check_data
 from ..history import History, Validation
 from ..storage.checkpoints import load_checkpoint_of, save_checkpoint
+from ..storage.files import only_writer
 from ..vae import VAE
 from .progress import progress_bar
 from .ranks import device_by_name, mean_over_ranks, rank_and_world, share_of
@@ -77,8 +78,8 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        InputError: an argument makes no sense, the checkpoint is damaged or of another run, or the
-            device has too little memory for a batch.
+        InputError: an argument makes no sense, the checkpoint is damaged, of another run or written
+            by another process, or the device has too little memory for a batch.
         NotFinite: the loss is NaN or infinite. The checkpoint keeps the last good epoch.
 
     Warns:
@@ -127,7 +128,8 @@ def fit(
         disable=not progress or rank > 0,
     )  # fmt: skip
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with bar, forked, _leave_with(vae, best):
+    writing = nullcontext() if checkpoint is None or rank else only_writer(checkpoint)
+    with bar, forked, _leave_with(vae, best), writing:
         for epoch in range(len(history.loss) + 1, epochs + 1):
             if epoch - 1 - max(history.best_epoch, warmup) >= patience:
                 break

@@ -18,7 +18,7 @@ def set_line(line: int) -> None:
 
 def progress_bar(**options: Any) -> Any:
     """A tqdm bar with these options, with an estimate of the time left."""
-    return tqdm(position=_line, **options)
+    return tqdm(**{"position": _line} | options)
 
 
 def slow_bar(**options: Any) -> Any:

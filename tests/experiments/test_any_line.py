@@ -1,6 +1,6 @@
 """Any command line at all: an exit code, at most one line of error, and nothing lost.
 
-`FLOWVAE_EXAMPLES=2000 pytest tests/experiments/test_any_line.py` tries more of them, and others.
+`FLOWVAE_EXAMPLES=50000` tries so many in each test, and others.
 """
 
 import contextlib
@@ -13,9 +13,10 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from flowvae_tutorial.data import DATA_SETS, Data
 from flowvae_tutorial.experiments.record_files import read, run_name
 from flowvae_tutorial.experiments.records import RUNS
 from flowvae_tutorial.experiments.refinement_records import REFINEMENTS
+from flowvae_tutorial.models import MODELS
 from flowvae_tutorial.storage.trained import load_trained
 
 MANY = int(os.environ.get("FLOWVAE_EXAMPLES", "0"))
@@ -163,10 +165,28 @@ def kept(folder: Path) -> dict[str, bytes]:
     }
 
 
-@settings(
-    max_examples=MANY or 100, deadline=None, derandomize=not MANY, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@contextlib.contextmanager
+def untouched(folder: Path) -> Iterator[None]:
+    """Whatever comes to lie in the folder, afterwards it is as it was."""
+    whole = Path(f"{folder}-whole")
+    if not whole.exists():
+        shutil.copytree(folder, whole)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        shutil.copytree(whole, folder)
+        os.chdir(folder)
+
+
+def examples(count: int) -> Callable[..., Any]:
+    return settings(
+        max_examples=MANY or count, deadline=None, derandomize=not MANY, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+@examples(100)
 @given(line=lines())
 @example(line=["reproduce", *SMALL["reproduce"].split(), "--epochs", "2"])
 @example(line=["reproduce", *SMALL["reproduce"].split(), "--samples", "3"])
@@ -174,11 +194,8 @@ def kept(folder: Path) -> dict[str, bytes]:
 def test_any_line_ends_in_a_code_with_at_most_one_line_of_error_and_loses_nothing(
     folder: Path, line: list[str]
 ) -> None:
-    whole = Path(f"{folder}-whole")
-    if not whole.exists():
-        shutil.copytree(folder, whole)
     before = kept(folder)
-    try:
+    with untouched(folder):
         code, out, err = run(line)
         event(f"{line[0] if line and line[0] in TAKES else 'no command'} {code}")
         assert code in (0, 1, 2)
@@ -212,7 +229,96 @@ def test_any_line_ends_in_a_code_with_at_most_one_line_of_error_and_loses_nothin
         for path in folder.rglob("checkpoint.pt"):
             load_trained(path)
         assert not list(folder.rglob("*.before"))
-    finally:
-        shutil.rmtree(folder)
-        shutil.copytree(whole, folder)
-        os.chdir(folder)
+
+
+# --- values that make no sense, and some that do ----------------------------------------------
+
+
+def near_names(names: list[str]) -> st.SearchStrategy[str]:
+    """Names with a letter too few, too many or another."""
+    letters = st.sampled_from("aeknrstz0-_. ;'\"%")
+    name, place = st.sampled_from(names), st.integers(0, 9)
+    changed = st.one_of(
+        st.builds(lambda name, i: name[:i] + name[i + 1 :], name, place),
+        st.builds(lambda name, i, letter: name[:i] + letter + name[i:], name, place, letters),
+        st.builds(lambda name, i, letter: name[:i] + letter + name[i + 1 :], name, place, letters),
+    )
+    return changed.filter(lambda text: text.strip() not in names and "," not in text)
+
+
+def whole_numbers(least: int, most: int) -> st.SearchStrategy[str]:
+    outside = st.one_of(st.integers(max_value=least - 1), st.integers(min_value=most + 1))
+    return st.one_of(outside.map(str), st.sampled_from(["1.5", "1e3", "", "x", "0x3", "½", "1,2"]))
+
+
+WORDS = st.sampled_from(["nan", "-nan", "inf", "-inf", "1e400", "Infinity", "", "x", "1;2", "½"])
+WEIGHTS = st.one_of(
+    WORDS, st.floats(max_value=-1e-300).map(str), st.floats(min_value=1.1e30).map(str)
+)
+# Names that are built from a number of components are names, too.
+MODEL_NAMES = near_names(sorted(MODELS)).filter(lambda name: "-k" not in name)
+SENSELESS = {
+    "--seed": whole_numbers(0, 2**31 - 1), "--seeds": whole_numbers(1, 10_000),
+    "--epochs": whole_numbers(1, 2**31 - 1), "--samples": whole_numbers(1, 2**31 - 1),
+    "--batch-size": whole_numbers(1, 2**31 - 1),
+    "--count": whole_numbers(1, 10_000), "--refine-steps": whole_numbers(0, 2**31 - 1),
+    "--beta": WEIGHTS,
+    "--betas": st.builds("{1},{0}".format, WEIGHTS.filter(lambda w: w != "1,2"), st.just("1")),
+    "--device": near_names(["auto", "cpu", "cuda", "mps"]),
+    "--data": near_names(sorted(DATA_SETS)),
+    "--model": MODEL_NAMES, "--models": st.builds("gaussian,{}".format, MODEL_NAMES),
+}  # fmt: skip
+FRESH = "--out new --results newer"
+LISTS = {
+    "--models": st.lists(st.sampled_from(["gaussian", "mixture-k2", "vampprior-k3"]), min_size=1),
+    "--betas": st.lists(st.floats(0, 9).map(lambda weight: f"{weight:.3g}"), min_size=1),
+}
+
+
+@st.composite
+def senseless_lines(draw: st.DrawFn) -> tuple[list[str], str]:
+    """A line that works but for the value of one option."""
+    name = draw(st.sampled_from(sorted(TAKES)))
+    option = draw(st.sampled_from([each for each in TAKES[name].split() if each in SENSELESS]))
+    fresh = {"train": "--out new", "reproduce": FRESH, "refine": FRESH}.get(name, "").split()
+    return [name, *SMALL[name].split(), *fresh, option, draw(SENSELESS[option])], option
+
+
+@examples(150)
+@given(which=senseless_lines())
+@example(which=(["reproduce", *SMALL["reproduce"].split(), "--betas", "1,1.1e+30"], "--betas"))
+def test_a_value_that_makes_no_sense_is_named_and_nothing_done(
+    folder: Path, which: tuple[list[str], str]
+) -> None:
+    line, option = which
+    event(f"{line[0]} {option}")
+    before = kept(folder)
+    with untouched(folder):
+        code, _, err = run(line)
+        assert code == 2, err
+        said = err.splitlines()[-1]
+        assert re.match("[Ee]rror: ", said) and len(re.findall("(?m)^[Ee]rror", err)) == 1
+        wrong = line[-1].split(",")[-1].strip()
+        assert wrong in said or option.strip("-").rstrip("s") in said.replace("_", "-")
+        assert "look at the data" not in said and "epoch" not in err.replace(said, "")
+        assert kept(folder) == before
+
+
+@st.composite
+def sensible_lines(draw: st.DrawFn) -> list[str]:
+    option = draw(st.sampled_from(sorted(LISTS)))
+    between = draw(st.sampled_from([",", ", ", " ,"]))
+    line = ["reproduce", *SMALL["reproduce"].split(), *FRESH.split()]
+    return [*line, option, between.join(draw(LISTS[option])[:3])]
+
+
+@examples(10)
+@given(line=sensible_lines())
+def test_a_list_makes_sense_with_blanks_and_twice_the_same(folder: Path, line: list[str]) -> None:
+    with untouched(folder):
+        code, _, err = run(line)
+        assert code == 0, err
+        named = {each.strip() for each in line[-1].split(",")}
+        key = "model" if line[-2] == "--models" else "beta"
+        found = [json.loads(path.read_text())[key] for path in Path("newer").iterdir()]
+        assert sorted(found) == sorted(named if key == "model" else {float(n) for n in named})

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import typer
+from called import Command, Outcome
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from torch import Tensor
@@ -56,32 +56,11 @@ def few_rings() -> Data:
 WHOLE_RINGS = DATA_SETS["rings"]
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in an empty folder, with small rings."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATA_SETS, "rings", few_rings)
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 TRAIN = "train --data rings --epochs 3 --samples 20"
@@ -385,7 +364,7 @@ def test_reproduce_redoes_a_record_that_is_gone_and_no_other(
 
 
 def test_reproduce_runs_every_beta_with_its_own_record(command: Command, tmp_path: Path) -> None:
-    command(ONE_RUN + " --betas 0.5,1")
+    command(ONE_RUN + " --betas 0.5,1 --jobs 1")
     found = {f.name: json.loads(f.read_text())["beta"] for f in (tmp_path / "results").iterdir()}
     assert found == {"rings-gaussian-beta0.5-seed0.json": 0.5, f"{RUN}.json": 1}
 
@@ -1056,7 +1035,7 @@ def test_refine_writes_a_record_a_run_and_does_nothing_twice(
 def test_refine_takes_the_model_that_reproduce_has_trained(
     command: Command, tmp_path: Path
 ) -> None:
-    command(REFINE.replace("refine", "reproduce") + " --samples 2")
+    command(REFINE.replace("refine", "reproduce") + " --samples 2 --jobs 1")
     trained = files(tmp_path / "runs")
     assert command(REFINE).code == 0
     assert files(tmp_path / "runs") == trained

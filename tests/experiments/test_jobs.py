@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from flowvae_tutorial import InputError
 from flowvae_tutorial.experiments.jobs import at_once
@@ -81,12 +82,19 @@ def fail(folder: Path, name: str) -> None:
     time.sleep(LONG)
 
 
-def die(folder: Path, name: str) -> None:
-    """The second of two dies while the first is at work."""
+def rest(folder: Path, name: str) -> None:
+    time.sleep(0.3)
+
+
+def die(folder: Path, name: str) -> str:
+    """The second is killed while the first is at work and a bar is being drawn."""
     meet(folder, name)
     if name == "1":
+        tqdm.get_lock().acquire()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(LONG)
+    with tqdm(total=1, disable=False) as bar:
+        bar.update()
+    return name
 
 
 # --- in this process --------------------------------------------------------------------------
@@ -148,13 +156,28 @@ def test_a_mistake_in_one_job_reaches_the_caller_at_once_and_ends_the_others(
     assert signal.getsignal(signal.SIGINT) == handler
 
 
-def test_a_killed_process_is_one_line_and_ends_the_others(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fewer --jobs") as error:
-        at_once(die, [(tmp_path, str(i)) for i in range(5)], 2)
-    assert "\n" not in str(error.value)
+def test_a_killed_process_is_one_line_in_its_place_and_the_others_go_on(tmp_path: Path) -> None:
+    answers = at_once(die, [(tmp_path, str(i)) for i in range(5)], 2)
+    killed = answers.pop(1)
+    assert isinstance(killed, InputError) and "killed" in str(killed) and "--jobs" in str(killed)
+    assert "\n" not in str(killed)
+    assert answers == ["0", "2", "3", "4"]
     found = said(tmp_path)
-    assert list(found) == ["0", "1"]
     assert not any(alive(int(pid)) for pid, *_ in found.values())
+    assert {line for *_, line in found.values()} == {"0", "1"}, "another has its line"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_bar_counts_the_runs_and_says_how_long_the_others_take(
+    jobs: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    at_once(rest, [(tmp_path, str(i)) for i in range(3)], jobs)
+    err = capfd.readouterr().err
+    assert re.search(r"all runs: +0%.* 0/3 \[00:00<\?", err), "nothing is known yet"
+    assert re.search(r"all runs: +33%.* 1/3 \[\d\d:\d\d<\d\d:\d\d", err)
+    assert re.search(r"all runs: +100%.* 3/3 \[", err)
+    at_once(rest, [(tmp_path, "3")], jobs)
+    assert capfd.readouterr().err == "", "of one run its own bar says all"
 
 
 # --- when the parent ends ---------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from called import Command, Outcome
 
 import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import VAE, InputError
@@ -29,13 +29,6 @@ ONE = "reproduce --data rings --epochs 2 --samples 20 --seeds 1 --models gaussia
 TRAIN = "train --data rings --epochs 2 --samples 20"
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
 WHOLE_RINGS = DATA_SETS["rings"]
 
 
@@ -49,11 +42,8 @@ def few_rings() -> Data:
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in an empty folder, with few rings."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATA_SETS, "rings", few_rings)
     # EM takes longer than all the rest.
     monkeypatch.setattr(
@@ -61,16 +51,7 @@ def command(
     )
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.STEPS", (0, 2))
     monkeypatch.setattr("flowvae_tutorial.experiments.refinement_records.LATENTS", 30)
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 def mistake(outcome: Outcome) -> str:
@@ -178,7 +159,7 @@ def test_a_checkpoint_of_more_epochs_makes_no_record_of_fewer(
 def test_two_weights_that_differ_in_the_seventh_digit_are_two_runs(
     command: Command, tmp_path: Path
 ) -> None:
-    assert command(ONE + " --betas 0.5,0.50000001").code == 0
+    assert command(ONE + " --betas 0.5,0.50000001 --jobs 1").code == 0
     assert sorted(r["beta"] for r in read_records(tmp_path / "results")) == [0.5, 0.50000001]
     names = [run_name("gaussian", "rings", beta, 0) for beta in (0.01, 4, 8.0, 1 / 3, 0.333333)]
     assert names[:3] == [f"rings-gaussian-beta{beta}-seed0" for beta in ("0.01", "4", "8")]
@@ -239,6 +220,22 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(
     assert command(line).code == 0
 
 
+def test_a_run_whose_process_was_killed_is_named_and_the_others_are_done(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(job: Callable[..., Any], work: list[tuple[Any, ...]], jobs: int) -> list[Any]:
+        return [InputError("its process was killed"), *(job(*each) for each in work[1:])]
+
+    monkeypatch.setattr(command_line, "at_once", killed)
+    outcome = command(f"{ONE} --seeds 2 --jobs 1")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-2:] == [
+        f"failed: {RUN}: its process was killed",
+        "error: 1 of 2 runs failed; the same command tries them again",
+    ]
+    assert [run["seed"] for run in read_records(tmp_path / "results")] == [1]
+
+
 def test_a_bug_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     def bug(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a bug")
@@ -253,7 +250,7 @@ def test_a_bug_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch, command: C
     [
         ("--models gaussian,vamp2", "'vamp2'"), ("--models vampprior-k5000", "pseudo-inputs"),
         ("--betas nan", "nan"), ("--betas 1,-1", "-1"), ("--betas inf", "inf"),
-        ("--epochs 0", "at least 1, got 0"), ("--device tpu", "'tpu'"),
+        ("--epochs 0", "--epochs must be from 1 to 2147483647, got 0"), ("--device tpu", "'tpu'"),
         ("--out file/in", "file is"),
     ],
 )  # fmt: skip

@@ -1,52 +1,29 @@
 """Commands on a file of the reader's own: trained, evaluated, sampled, reproduced, reported."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from called import Command, Outcome
 from matplotlib.image import imread
 
-import flowvae_tutorial.experiments.commands as command_line
 from flowvae_tutorial import build, fit, load_model, save_model
 from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.experiments.refinement_records import read_refinements
 from flowvae_tutorial.storage.own_data import load_data
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call the command line in this process, in a folder with a file of pictures."""
-    monkeypatch.chdir(tmp_path)
     save_pictures(0)
     # EM in forty dimensions takes ten seconds.
     monkeypatch.setattr(
         "flowvae_tutorial.experiments.records.prior_gap", lambda *args: torch.zeros(1)
     )
-
-    def call(line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["flowvae_tutorial", *line.split()])
-        with pytest.raises(SystemExit) as end:
-            command_line.main()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, *capsys.readouterr())
-
-    return call
+    return command
 
 
 def save_pictures(seed: int, folder: str = ".") -> None:
@@ -113,6 +90,24 @@ def test_a_run_goes_on_with_its_own_file_only(command: Command) -> None:
     assert command(more).code == 0
     save_pictures(1)
     assert "differs in data_checksum" in mistake(command(more))
+
+
+def test_a_refinement_is_of_its_own_file_only(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = "flowvae_tutorial.experiments.refinement_records"
+    monkeypatch.setattr(f"{records}.STEPS", (0, 1))
+    monkeypatch.setattr(f"{records}.LATENTS", 20)
+    for seed in (0, 1):
+        x = np.random.RandomState(seed).rand(120, 5, 4) < 0.3
+        np.savez(tmp_path / "faces.npz", train=x, labels=np.arange(120) % 3, test=x[:24],
+                 test_labels=np.arange(24) % 3)  # fmt: skip
+        line = "refine --data faces.npz --epochs 2 --seeds 1 --models gaussian"
+        if seed == 0:
+            assert command(line).code == 0
+            (record,) = read_refinements(tmp_path / "results" / "refinement")
+            assert record["data_checksum"] == load_data("faces.npz").checksum
+    assert "of other data that were called 'faces'" in mistake(command(line))
 
 
 def test_reproduce_and_report_a_file(command: Command, tmp_path: Path) -> None:

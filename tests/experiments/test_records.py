@@ -178,6 +178,29 @@ def test_a_figure_that_is_no_number_is_refused(
     assert "nll" in refusal(record, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, {1, 2}, Path("a"), [[-math.inf]], "\ud800"], ids=repr
+)
+def test_settings_that_no_file_can_hold_are_refused_before_one_is_written(
+    record: Record, tmp_path: Path, value: object
+) -> None:
+    record["settings"]["free"] = value
+    with pytest.raises(InputError, match="cannot be written as JSON") as error:
+        write_record(record, tmp_path)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["model", "data"])
+@pytest.mark.parametrize("name", ["../up", "/up", "a\\b", "..\\up", "a\0", "a/b\n", "x" * 201])
+def test_a_name_that_is_a_path_reaches_none(
+    record: Record, tmp_path: Path, key: str, name: str
+) -> None:
+    folder = tmp_path / "records"
+    with pytest.raises(InputError, match=f"schema at {key}"):
+        write_record(record | {key: name}, folder)
+    assert not list(tmp_path.iterdir())
+
+
 # --- folders of records -----------------------------------------------------------------------
 
 
@@ -274,6 +297,19 @@ def test_no_bit_of_a_record_flips_unseen(tmp_path: Path) -> None:
         assert f"{path} is damaged" in unread(tmp_path), flip
     path.write_bytes(content)
     assert len(read_records(tmp_path)) == 1
+
+
+def test_the_advice_for_a_damaged_record_fits_whose_it_is(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_record(record, tmp_path / "results" / "more")
+    path.write_text(path.read_text().replace("seed", "sead"))
+    assert unread(path.parent).endswith("delete it and run it again")
+    files = "flowvae_tutorial.experiments.record_files"
+    monkeypatch.setattr(f"{files}.book_results", lambda: tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    said = unread(Path("results/more"))
+    assert said.endswith("check it out, or install the package, again") and "delete" not in said
 
 
 @pytest.mark.parametrize("sha256", [None, "", "0" * 64, 7, "upper"])

@@ -1,5 +1,6 @@
 """What a terminal, a pipe and the system do to a command: encodings, streams, signals, width."""
 
+import contextlib
 import inspect
 import os
 import re
@@ -16,7 +17,7 @@ import typer
 
 import flowvae_tutorial
 import flowvae_tutorial.experiments.commands as command_line
-from flowvae_tutorial import VAE, build, evaluate
+from flowvae_tutorial import VAE, build, evaluate, load_pretrained
 from flowvae_tutorial.data import DATA_SETS, load
 from flowvae_tutorial.experiments.records import (
     _nll,
@@ -90,6 +91,31 @@ def test_sigterm_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     (said,) = (line for line in err.splitlines() if line.startswith("stopped: "))
     assert "checkpoint.pt keeps the last finished epoch" in said
     assert len(load_checkpoint(checkpoint)["history"]["loss"]) > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_ctrl_c_amid_the_imports_is_silent_and_a_deaf_command_stays_deaf(
+    way: str, tmp_path: Path
+) -> None:
+    """A torch in its place, which takes long to import, says when it is reached."""
+    (tmp_path / "torch.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(1.5)\n")
+    script = tmp_path / "flowvae"
+    script.write_text("from flowvae_tutorial.experiments.commands import main\nmain()\n")
+    line = ["-m", "flowvae_tutorial"] if way == "module" else [str(script)]
+    path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    for handler, code in ((signal.SIG_DFL, 130), (signal.SIG_IGN, 1)):
+        process = subprocess.Popen(
+            [sys.executable, *line, "--version"], text=True, env=ENVIRONMENT | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda handler=handler: signal.signal(signal.SIGINT, handler),
+        )  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code
+        # This torch has nothing in it.
+        assert (out, "KeyboardInterrupt" in err, "ImportError" in err) == ("", False, code == 1)
 
 
 def test_ctrl_c_where_nothing_is_kept_is_one_word(
@@ -200,7 +226,7 @@ def test_reproduce_says_first_how_much_there_is_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "at_once", lambda job, work, jobs: [{"a": "no"}])
+    monkeypatch.setattr(command_line, "at_once", lambda job, work, jobs: ["no"] * len(work))
     _, out, _ = say("reproduce --data rings --seeds 3 --jobs 4 --epochs 7", monkeypatch, capsys)
     assert out.startswith(f"runs to do: {3 * len(BOOK_MODELS)}, of up to 7 epochs each, 4 at once")
 
@@ -211,7 +237,7 @@ def test_names_may_have_spaces_after_their_commas(
     asked = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        command_line, "at_once", lambda job, work, jobs: asked.extend(work) or [{"a": "no"}]
+        command_line, "at_once", lambda job, work, jobs: asked.extend(work) or ["no", "no"]
     )
     line = ["reproduce", "--data", "rings", "--seeds", "1", "--models", "gaussian, mixture"]
     monkeypatch.setattr(sys, "argv", ["flowvae", *line])
@@ -238,6 +264,7 @@ def test_whatever_takes_more_than_two_seconds_shows_the_time_that_is_left(
     bars = {
         f"reproduce {rest} --samples 30": ["test NLL", "test figures"],
         f"evaluate {run} --samples 30": ["test NLL", "test figures"],
+        f"sample {run} --refine-steps 3": ["refinement"],
         f"refine {rest}": ["classifier", "refinement"],
         "report --results results --pictures drawn": [
             "models of digits", "reconstructions", "samples"
@@ -251,6 +278,25 @@ def test_whatever_takes_more_than_two_seconds_shows_the_time_that_is_left(
                 assert not re.search(rf"{name}: +0%", err)
             else:
                 assert re.search(rf"{name}: +100%.*\[\d\d:\d\d<00:00", err), name
+
+
+@pytest.mark.parametrize("name", ["gaussian", "hierarchical-vampprior", "flow-both"])
+def test_a_bar_of_the_refinement_counts_every_step_and_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    vae = load_pretrained(name)
+    monkeypatch.setattr("flowvae_tutorial.training.progress.DELAY", 0)
+    monkeypatch.setattr("flowvae_tutorial.refinement.CHUNK", 4)
+    monkeypatch.setattr(command_line, "CHUNK", 4)
+    drawn: list[torch.Tensor] = []
+    for bar in (contextlib.nullcontext(), command_line._refinement_bar(vae, 10, 5)):
+        torch.manual_seed(0)
+        with bar:
+            drawn.append(vae.sample(10, mean=True, refine_steps=5))
+    assert torch.equal(*drawn)
+    assert re.search(r"refinement: 100%.* 18/18 ", capsys.readouterr().err), "5 and a look, thrice"
+    assert not vae.prior._forward_hooks
 
 
 def test_a_bar_of_the_nll_counts_every_sample_and_changes_nothing(
@@ -268,8 +314,9 @@ def test_a_bar_of_the_nll_counts_every_sample_and_changes_nothing(
         def __exit__(self, *args: object) -> None:
             pass
 
-        def update(self, n: int) -> None:
+        def update(self, n: int) -> bool:
             counted.append(n)
+            return True  # as tqdm does when it has drawn
 
     monkeypatch.setattr("flowvae_tutorial.experiments.records.slow_bar", lambda **of: Bar())
     # Fewer at once, so that there are parts.

@@ -1,6 +1,6 @@
 """Arguments of any kind: each works, or is refused in one line, and nothing is lost by it.
 
-`ARGUMENT_EXAMPLES=25000 pytest tests/package/test_arguments.py` tries a hundred times as many.
+`FLOWVAE_EXAMPLES=50000` tries so many in each test, and others.
 """
 
 import math
@@ -19,14 +19,17 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 
 from flowvae_tutorial import (
     VAE,
+    BernoulliLikelihood,
     CouplingFlow,
     FlowPosterior,
     GaussianLikelihood,
     GaussianMixture,
     GaussianPosterior,
+    HierarchicalPosterior,
     InputError,
     StandardNormal,
     VampPrior,
@@ -205,9 +208,42 @@ def test_samples_are_counted_before_the_long_part(monkeypatch: pytest.MonkeyPatc
     assert "elbo_samples" in refusal(lambda: evaluate(tiny(), X, elbo_samples=0))
 
 
+@pytest.mark.parametrize("net", [3, None, "mlp", X, nn.Linear, [nn.Linear(2, 2)]], ids=repr)
+def test_what_is_no_network_is_refused_where_it_is_given(net: Any) -> None:
+    flow, whole_net = CouplingFlow(2, 2), nn.Linear(2, 4)
+    given: dict[str, Callable[[], object]] = {
+        "net": lambda: GaussianPosterior(net), "net ": lambda: FlowPosterior(net, flow),
+        "net  ": lambda: BernoulliLikelihood(net), "net   ": lambda: GaussianLikelihood(net, 2),
+        "flow": lambda: FlowPosterior(whole_net, net),
+        "top": lambda: HierarchicalPosterior(net, whole_net),
+        "conditional": lambda: HierarchicalPosterior(whole_net, net),
+    }  # fmt: skip
+    for name, call in given.items():
+        assert refusal(call).startswith(f"{name.strip()} must be a module")
+
+
+@pytest.mark.parametrize("beta", ["a", None, [1.0], torch.ones(2), 10**400, 1j, -1], ids=repr)
+def test_a_weight_that_is_no_number_is_refused(beta: Any) -> None:
+    assert "beta must be a number" in refusal(lambda: tiny().loss(X, beta))
+
+
+def test_a_weight_may_be_of_torch_and_learn() -> None:
+    vae, weight = tiny(), nn.Parameter(torch.tensor(0.5))
+    losses = []
+    for beta in (0.5, np.float32(0.5), weight):
+        torch.manual_seed(0)
+        losses.append(vae.loss(X, beta))
+    assert losses[0] == losses[1] == losses[2]
+    losses[2].backward()
+    torch.manual_seed(0)
+    assert weight.grad == vae.elbo(X).kl.mean()
+    whole_number = torch.compile(vae.loss, backend="eager", fullgraph=True)
+    assert whole_number(X, 1).isfinite() and whole_number(X, 1.0).isfinite()
+
+
 # --- mutations --------------------------------------------------------------------------------
 
-EXAMPLES = int(os.environ.get("ARGUMENT_EXAMPLES", 250))
+MANY = int(os.environ.get("FLOWVAE_EXAMPLES", "0"))
 ODD: list[Any] = [
     True, None, "3", "", "cpu:1", "é\n", b"3", 1j, math.nan, math.inf, -math.inf, 0, -1, 1, 2,
     0.0, -0.0, 0.5, 2.0, 1e3, 1e-320, 1e38, 1e308, 10**30, -(10**30), 10**5000, LARGEST, 2**31,
@@ -244,7 +280,7 @@ def mutations(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 some_examples = settings(
-    max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+    max_examples=MANY or 250, derandomize=not MANY, deadline=None, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
@@ -303,6 +339,10 @@ def test_fit_works_or_refuses_and_every_checkpoint_can_be_read(
         assert not there
 
 
+def below(x: Tensor, z: Tensor) -> Independent:
+    return Independent(Normal(z + x.sum(-1, keepdim=True), 1), 1)
+
+
 CALLS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
     "StandardNormal": (StandardNormal, {"features": 2}),
     "GaussianMixture": (GaussianMixture, {"features": 2, "components": 3}),
@@ -312,17 +352,24 @@ CALLS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
     ),
     "mlp": (mlp, {"in_features": 2, "hidden": (4,), "out_features": 2}),
     "gated_mlp": (gated_mlp, {"in_features": 2, "hidden": (4,), "out_features": 2}),
+    "BernoulliLikelihood": (
+        lambda **more: BernoulliLikelihood(**more)(torch.zeros(1, 1, 1)), {"net": nn.Linear(1, 2)}
+    ),
     "GaussianLikelihood": (
-        lambda **more: GaussianLikelihood(nn.Linear(1, 2), **more)(torch.zeros(1, 1, 1)),
-        {"features": 2, "min_scale": 0.01},
+        lambda **more: GaussianLikelihood(**more)(torch.zeros(1, 1, 1)),
+        {"net": nn.Linear(1, 2), "features": 2, "min_scale": 0.01},
     ),
     "GaussianPosterior": (
-        lambda **more: GaussianPosterior(nn.Linear(2, 2), **more)(X).rsample(),
-        {"log_scale_bounds": None},
+        lambda **more: GaussianPosterior(**more)(X).rsample(),
+        {"net": nn.Linear(2, 2), "log_scale_bounds": None},
     ),
     "FlowPosterior": (
-        lambda **more: FlowPosterior(nn.Linear(2, 4), CouplingFlow(2, 2), **more)(X).rsample(),
-        {"log_scale_bounds": None},
+        lambda **more: FlowPosterior(**more)(X).rsample(),
+        {"net": nn.Linear(2, 4), "flow": CouplingFlow(2, 2), "log_scale_bounds": None},
+    ),
+    "HierarchicalPosterior": (
+        lambda **more: HierarchicalPosterior(**more)(X).rsample(),
+        {"top": GaussianPosterior(nn.Linear(2, 2)), "conditional": below},
     ),
     "VampPrior": (
         lambda **more: VampPrior(GaussianPosterior(nn.Linear(2, 2)), **more)().sample(),
@@ -341,6 +388,7 @@ CALLS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
         {"model": "hvae", "latent": 2, "hidden": (4,), "components": 3},
     ),
     "elbo": (lambda **more: tiny().elbo(**more), {"x": X, "num_samples": 2}),
+    "loss": (lambda **more: tiny().loss(**more), {"x": X, "beta": 0.5}),
     "log_marginal": (lambda **more: tiny().log_marginal(**more), {"x": X, "num_samples": 2}),
     "sample": (
         lambda **more: tiny().sample(**more),

@@ -1,6 +1,6 @@
 """Checkpoints and weights files that were changed: refused in one line, or read as what they were.
 
-`FLOWVAE_MUTATIONS=50000 pytest tests/package/test_mutations.py` tries so many in place of 300.
+`FLOWVAE_EXAMPLES=50000` tries so many in place of 300.
 """
 
 import copy
@@ -23,7 +23,7 @@ from flowvae_tutorial.models import Sizes
 from flowvae_tutorial.storage.trained import load_trained
 from flowvae_tutorial.storage.weights import read_tensors, write_tensors
 
-TRIES = int(os.environ.get("FLOWVAE_MUTATIONS", 300))
+TRIES = int(os.environ.get("FLOWVAE_EXAMPLES", 300))
 SIZES = Sizes(2, (8,), components=3)
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 0.5, -0.0, 1.5, 2**31, 2**63, 10**400, 1e308, math.nan,

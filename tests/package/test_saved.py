@@ -255,3 +255,21 @@ def test_more_components_than_any_data_have_examples_are_refused(count: str) -> 
     for model in ("mixture", "vampprior"):
         assert "100000 are the most" in refusal(build, f"{model}-k{count}", load("rings"))
     assert resolve("mixture-k100000", load("rings"))[1].components == 100_000
+
+
+@pytest.mark.parametrize("name", ["../up", "/up", "..\\up", "a\0"])
+@pytest.mark.parametrize("key", ["model", "data"])
+@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
+def test_a_file_whose_names_are_paths_is_refused(
+    kind: str, key: str, name: str, tmp_path: Path
+) -> None:
+    """What is written of a run is named after it."""
+    path = tmp_path / "model.safetensors"
+    if kind == "weights":
+        save_model(build("gaussian", pictures()), path)
+    else:
+        fit(build("gaussian", pictures()), pictures(), epochs=1, checkpoint=path, name="gaussian")
+    said, tensors, about = read_tensors(path)
+    (about if kind == "weights" else about["run"])[key] = name
+    write_tensors(path, said, tensors, about)
+    assert f"{key}: {name!r} does not match" in refusal(load_trained, path)
