@@ -1031,7 +1031,7 @@ def test_refine_writes_a_record_a_run_and_does_nothing_twice(
     assert again.out.count("its record is there") == 2
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "quick_records")
 def test_refine_takes_the_model_that_reproduce_has_trained(
     command: Command, tmp_path: Path
 ) -> None:
