@@ -30,6 +30,8 @@ TALL = re.compile(r"\\(?:frac|sum|prod|int|underbrace)\b")
 FORMULA_AND_STOP = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)]+)')
 # A link leads away from the slide; its words stay. `f[0](x)` is none, and a picture is none.
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
+# A box that a reader unfolds, "For the curious".
+FOLDED = re.compile(r"^<details>.*?^</details>$", re.DOTALL | re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -64,7 +66,7 @@ def bullets(items: list[str]) -> str:
 
 
 def markdown_blocks(source: str) -> Iterator[Block]:
-    source = LINK.sub(r"\1", source)
+    source = LINK.sub(r"\1", FOLDED.sub("", source))
     for node in SyntaxTreeNode(MARKDOWN.parse(source)).children:
         match node.type:
             case "heading":

@@ -247,6 +247,26 @@ def test_eq_marginal() -> None:
         assert abs(float(quadrature - exact)) < 1e-8
 
 
+def test_eq_maximum_likelihood() -> None:
+    # In the linear model with known noise the best weights have a closed form: the leading
+    # eigenvectors of the data's covariance, and its eigenvalues less the noise.
+    x, _, _, _, scale, *_ = _oracle()
+    values, vectors = torch.linalg.eigh(x.T.cov(correction=0))
+    best = vectors[:, -2:] * (values[-2:] - scale**2).sqrt(), x.mean(0)
+
+    def log_likelihood(weight: Tensor, bias: Tensor) -> Tensor:
+        covariance = weight @ weight.T + scale**2 * torch.eye(6, dtype=torch.float64)
+        return MultivariateNormal(bias, covariance).log_prob(x).sum()
+
+    theta = [each.clone().requires_grad_() for each in best]
+    for slope in torch.autograd.grad(log_likelihood(*theta), theta):
+        torch.testing.assert_close(slope, torch.zeros_like(slope))
+    top = log_likelihood(*best)
+    for _ in range(20):
+        weight, bias = (each + 0.1 * torch.randn_like(each) for each in best)
+        assert log_likelihood(weight, bias) < top
+
+
 def test_eq_ppca() -> None:
     _, _, weight, bias, scale, *_ = _oracle()
     z = torch.randn(400_000, 2, dtype=torch.float64)
@@ -256,7 +276,7 @@ def test_eq_ppca() -> None:
     torch.testing.assert_close(x.T.cov(), covariance, atol=0.02, rtol=0)
 
 
-def test_eq_ppca_posterior() -> None:
+def test_the_posterior_of_the_linear_model() -> None:
     x, log_p, weight, bias, scale, mean, posterior_scale = _oracle()
     z = torch.randn(50, len(x), 2, dtype=torch.float64)
     by_bayes = _log_joint(z, x, weight, bias, scale) - log_p
@@ -311,7 +331,30 @@ def test_eq_elbo() -> None:
     assert abs(float(by_definition - in_two_terms)) < 1e-6
 
 
-def test_eq_gaussian_posterior() -> None:
+def test_eq_objective() -> None:
+    x, log_p, weight, bias, scale, mean, exact_scale = _oracle()
+    weight = weight.clone().requires_grad_()
+    posterior = _independent(mean, exact_scale)
+    standard = _independent(torch.zeros_like(mean), torch.ones_like(mean))
+
+    def objective(q: Independent) -> Tensor:
+        spread = (weight**2 @ q.variance[0]).sum() / (2 * scale**2)
+        reconstruction = Normal(mean @ weight.T + bias, scale).log_prob(x).sum(-1) - spread
+        return (reconstruction - kl_divergence(q, standard)).sum()
+
+    for width in (1.0, 1.7):
+        q = _independent(mean, width * exact_scale)
+        by_equation = log_p.sum() - kl_divergence(q, posterior).sum()
+        torch.testing.assert_close(objective(q).detach(), by_equation)
+    # Where q is the posterior the bound touches the likelihood: both have one slope.
+    covariance = weight @ weight.T + scale**2 * torch.eye(6, dtype=torch.float64)
+    log_likelihood = MultivariateNormal(bias, covariance).log_prob(x).sum()
+    [wanted] = torch.autograd.grad(log_likelihood, weight)
+    [slope] = torch.autograd.grad(objective(posterior), weight)
+    torch.testing.assert_close(slope, wanted)
+
+
+def test_the_encoder_gives_means_and_log_scales() -> None:
     output = torch.randn(7, 6, dtype=torch.float64)
     loc, log_scale = output.chunk(2, -1)
     z = torch.randn(7, 3, dtype=torch.float64)

@@ -202,6 +202,12 @@ def test_a_drawing_is_no_link_and_has_a_slide_to_itself() -> None:
     assert len(slides.pages(slides.Section(heading, [text, drawn]))) == 2
 
 
+def test_a_box_that_a_reader_unfolds_is_on_no_slide() -> None:
+    box = "<details><summary>For the curious</summary>\n\nInside.\n\n</details>"
+    shown = slide_blocks.markdown_blocks(f"Before.\n\n{box}\n\nAfter.")
+    assert [block.source for block in shown] == ["Before.", "After."]
+
+
 def test_a_table_that_is_too_long_says_that_it_goes_on() -> None:
     rows = ["| a | b |", "| --- | --- |", *("| 1 | 2 |" for _ in range(40))]
     short, long = slide_blocks.table(rows[:5]), slide_blocks.table(rows)
