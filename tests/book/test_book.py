@@ -46,7 +46,7 @@ DECIMAL = re.compile(r"\d*\.\d+|\d\.(?=[,\])}])|\d[eE][-+]?\d")
 REFERENCE = re.compile(r"\b(?:exercise|equation|section) \(?\d+\.\d+\b", re.IGNORECASE)
 # A line of `expect`: what was measured, and the page's figure and band.
 CHECKED_LINE = re.compile(
-    r"^(?:.*\D)??(-?\d+(?:\.\d+)?)(?: [^\d(\n]*)? \(page: (\S+) ± ([^\s,)]+)\)$", re.MULTILINE
+    r"^(?:.*?\D)??(-?\d+(?:\.\d+)?)(?: [^\d(\n]*)? \(page: (\S+) ± ([^\s,)]+)\)$", re.MULTILINE
 )
 COLAB = re.compile(
     r"\]\(https://colab\.research\.google\.com/github/[^)\s]*/blob/[^/]+/([^)\s]+)\)"
