@@ -147,7 +147,8 @@ def read(kind: Kind, path: Path) -> Record:
             )
         ) from error
     if (name := kind.name(record)) not in (None, path.stem):
-        raise InputError(f"{path} holds the record {name[:200]!r}: a copy under another name is no run")
+        holds = f"{path} holds the record {name[:200]!r}"
+        raise InputError(f"{holds}: a copy under another name is no run")
     return record
 
 
