@@ -221,7 +221,11 @@
         if (value > top) top = value;
       }
       let sum = 0;
-      for (let k = 0; k < K; k++) sum += share[n * K + k] = Math.exp(share[n * K + k] - top);
+      for (let k = 0; k < K; k++) {
+        const below = share[n * K + k] - top;
+        // Less than float64 resolves; most components are that far away, and exp takes the time.
+        sum += share[n * K + k] = below < -40 ? 0 : Math.exp(below);
+      }
       for (let k = 0; k < K; k++) share[n * K + k] /= sum;
       out.data[n] = top + Math.log(sum);
     }
