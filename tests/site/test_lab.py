@@ -154,12 +154,12 @@ def test_the_planes_answer_to_the_mouse_and_to_the_arrow_keys_alike(browser: Bro
         assert page.evaluate("FlowVAE.lab.models[0].probe") is None
         latent.press("Shift+ArrowUp")
         assert status(page) != said
-        by_keyboard = page.evaluate("[...FlowVAE.lab.models[0].probe.x.data]")
+        by_keyboard = page.evaluate("[...FlowVAE.lab.models[0].probe.z.data]")
         page.evaluate("document.activeElement.blur()")
         x, y = center(page, "canvas.lab-latent")
         step = 0.15 * page.locator("canvas.lab-latent").bounding_box()["width"] / 2
         page.mouse.move(x, y - step)
-        by_mouse = page.evaluate("[...FlowVAE.lab.models[0].probe.x.data]")
+        by_mouse = page.evaluate("[...FlowVAE.lab.models[0].probe.z.data]")
         assert by_mouse == pytest.approx(by_keyboard, abs=0.02)
         page.mouse.move(*center(page, "canvas.lab-data"))
         probe = "FlowVAE.lab.models[0].probe.z.rows"
