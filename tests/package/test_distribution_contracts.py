@@ -497,7 +497,7 @@ def test_a_chains_support_is_that_of_both_levels() -> None:
     def up_to(a: Tensor) -> Independent:
         return Independent(Uniform(torch.zeros_like(a), a), 1)
 
-    p = Chain(log_normal(1), up_to, 2)
+    p = Chain(log_normal(1), up_to, 2, validate_args=True)
     points = torch.tensor([[1.0, 0.5], [1.0, 1.5], [2.0, 1.5], [1.0, -0.5]]).double()
     assert p.support.check(points).tolist() == [True, False, True, False]
     with pytest.raises(InputError, match="outside of the support"):
