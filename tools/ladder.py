@@ -1,10 +1,11 @@
-"""Each model at its own best number of epochs: python tools/ladder.py DATA MODEL[@BETA] [MODEL …]
+"""Each model at its own best number of epochs: python tools/ladder.py DATA MODEL[@BETA][=EPOCHS] …
 
 Trains a model with some number of epochs and with its two neighbours on the ladder, several seeds
 each, and climbs until neither neighbour has a validation ELBO that is better by more than
 `TOLERANCE`. Only then is the chosen rung judged on the test pictures. A rung's validation figures
-go to book/results/ladder/, the record of a run at the chosen rung to book/results/converged/;
-what is there is not run again. The weights lie in the git-ignored runs/ladder/.
+go to book/results/ladder/, the record of a run at the chosen rung, with its control, to
+book/results/converged/; what is there is not run again. With EPOCHS it does not climb: in a sweep
+all but one thing is the same. The weights lie in the git-ignored runs/ladder/.
 
 The step decays to zero over the last half of the epochs, the best epoch is kept, and the gradient
 is the path gradient (Roeder et al. 2017): log q(z | x) without its score.
@@ -128,14 +129,15 @@ def mean(record: files.Record) -> float:
     return float(sum(record["elbo"]) / len(record["elbo"]))
 
 
+def _known(model: str, data: Data, beta: float) -> dict[int, float]:
+    folder = files.book_results() / "ladder"
+    paths = {n: folder / f"{_rung_name(model, data.name, beta, n)}.json" for n in LADDER}
+    return {n: mean(files.read(RUNGS, path)) for n, path in paths.items() if path.exists()}
+
+
 def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
     """The epochs that validation prefers, and the mean ELBOs of that rung and its neighbours."""
-    known = {}
-    for epochs in LADDER:
-        name = _rung_name(model, data.name, beta, epochs)
-        path = files.book_results() / "ladder" / f"{name}.json"
-        if path.exists():
-            known[epochs] = mean(files.read(RUNGS, path))
+    known = _known(model, data, beta)
     best = max(known, key=lambda epochs: known[epochs]) if known else START
     while True:
         at = LADDER.index(best)
@@ -151,19 +153,37 @@ def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
             return best, {epochs: round(known[epochs], 3) for epochs in near}
 
 
+def chosen(model: str, data: Data, beta: float, given: int | None) -> tuple[int, dict[int, float]]:
+    """As `settle`, or the given epochs with what is known of them and of their neighbours."""
+    if given is None:
+        return settle(model, data, beta)
+    rung(model, data, beta, given)
+    at, known = LADDER.index(given), _known(model, data, beta)
+    return given, {n: round(known[n], 3) for n in LADDER[max(0, at - 1) : at + 2] if n in known}
+
+
+def _asked(name: str) -> tuple[str, float, int | None]:
+    name, _, epochs = name.partition("=")
+    model, _, beta = name.partition("@")
+    return model, float(beta or 1), int(epochs) if epochs else None
+
+
 def main(arguments: list[str]) -> None:
     models.SCALES = networks.LOG_SCALE_BOUNDS
     torch.set_num_threads(1)
     data = load(arguments[0])
     folder = files.book_results() / "converged"
-    runs = [(name.partition("@")[0], float(name.partition("@")[2] or 1)) for name in arguments[1:]]
-    for model, beta in runs:
-        settle(model, data, beta)
-    for model, beta in runs:
-        epochs, rungs = settle(model, data, beta)
+    runs = [_asked(name) for name in arguments[1:]]
+    for model, beta, epochs in runs:
+        chosen(model, data, beta, epochs)
+    for model, beta, given in runs:
+        epochs, rungs = chosen(model, data, beta, given)
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
-            if (folder / f"{files.run_name(model, data.name, beta, seed)}.json").exists():
+            path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
+            if path.exists() and "budget_control" in (record := files.read(RUNS, path)):
+                if record["budget_control"] != budget:
+                    files.write(RUNS, record | {"budget_control": budget}, folder)
                 continue
             vae, history = trained(model, data, beta, epochs, seed)
             record = make_record(
