@@ -29,7 +29,7 @@ from flowvae_tutorial.history import History
 from flowvae_tutorial.models import FIRST_STAGE, resolve
 
 LADDER = (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
-START = 300
+START = 200
 TOLERANCE = 0.15
 SEEDS = {"digits": 5, "digits-binary": 5, "rings": 10}
 RECIPE = {"batch_size": 64, "lr": 2e-3, "decay": 0.5, "warmup": 20}
