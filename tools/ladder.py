@@ -6,8 +6,7 @@ each, and climbs until neither neighbour has a validation ELBO that is better by
 go to book/results/ladder/, the record of a run at the chosen rung to book/results/converged/;
 what is there is not run again. The weights lie in the git-ignored runs/ladder/.
 
-The step decays to zero over the last half of the epochs, the best epoch is kept, and the gradient
-is the path gradient (Roeder et al. 2017): log q(z | x) without its score.
+The step decays to zero over the last half of the epochs, and the best epoch is kept.
 """
 
 import json
@@ -18,11 +17,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
-from flowvae_tutorial import VAE, build, fit, models, networks
+from flowvae_tutorial import VAE, build, fit
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.distributions import rsample_and_log_prob
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.experiments.records import RUNS, make_record
 from flowvae_tutorial.history import History
@@ -54,18 +51,6 @@ RUNGS = files.Kind(
 )  # fmt: skip
 
 
-class PathVAE(VAE):
-    """A VAE whose loss has the path gradient; its value is the same."""
-
-    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        q = self.posterior(x)
-        z, log_q = rsample_and_log_prob(q, (1,))
-        score = q.log_prob(z.detach())
-        kl = log_q + (score.detach() - score) - self.prior().log_prob(z)
-        reconstruction: Tensor = self.likelihood(z).log_prob(x)
-        return (beta * kl - reconstruction).mean()
-
-
 def settings(epochs: int) -> dict[str, Any]:
     return RECIPE | {"epochs": epochs, "patience": epochs}
 
@@ -82,10 +67,7 @@ def new(model: str, data: Data, beta: float, seed: int) -> VAE:
         epochs, _ = settle(name, data, beta)
         first, _ = trained(name, data, beta, epochs, seed)
     torch.manual_seed(seed)
-    vae = build(model, data, first=first)
-    path = PathVAE(vae.prior, vae.posterior, vae.likelihood)
-    path.built_from = vae.built_from
-    return path
+    return build(model, data, first=first)
 
 
 def trained(model: str, data: Data, beta: float, epochs: int, seed: int) -> tuple[VAE, History]:
@@ -152,7 +134,6 @@ def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
 
 
 def main(arguments: list[str]) -> None:
-    models.SCALES = networks.LOG_SCALE_BOUNDS
     torch.set_num_threads(1)
     data = load(arguments[0])
     folder = files.book_results() / "converged"
