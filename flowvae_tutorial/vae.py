@@ -44,12 +44,9 @@ class VAE(nn.Module):
     Example:
         >>> import torch
         >>> from flowvae_tutorial import VAE, GaussianLikelihood, GaussianPosterior, StandardNormal
-        >>> from flowvae_tutorial import mlp
-        >>> vae = VAE(
-        ...     prior=StandardNormal(2),
-        ...     posterior=GaussianPosterior(mlp(64, [32], 2 * 2)),
-        ...     likelihood=GaussianLikelihood(mlp(2, [32], 64), features=64),
-        ... )
+        >>> encoder, decoder = torch.nn.Linear(64, 2 * 2), torch.nn.Linear(2, 64)
+        >>> likelihood = GaussianLikelihood(decoder, features=64)
+        >>> vae = VAE(StandardNormal(2), GaussianPosterior(encoder), likelihood)
         >>> x = torch.rand(10, 64)
         >>> vae.elbo(x, num_samples=5).value.shape
         torch.Size([5, 10])
@@ -117,18 +114,16 @@ class VAE(nn.Module):
     def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """Minus the ELBO with its KL term weighted by `beta`, averaged over x `(N, X)`: a scalar.
 
-        Equation `eq-beta`. At `beta=1` it is in nats per example. Its gradient is the path
-        gradient (equation `eq-path`; Roeder et al. 2017), unbiased as that of `elbo` is, and
-        without noise where the posterior is exact. It costs the posterior's density a second time.
+        Equation `eq-beta`; nats per example at `beta=1`. Its gradient is the path gradient (equation
+        `eq-path`; Roeder et al. 2017), unbiased, and without noise where the posterior is exact.
         """
         self._check(x)
         q = self.posterior(x)
         z, log_q = rsample_and_log_prob(q, (1,))
-        score = q.log_prob(z.detach())
-        # Zero, and takes from the gradient what has the mean zero.
+        score = q.log_prob(z.detach())  # the part of the gradient whose mean is zero
         kl = log_q + (score.detach() - score) - self.prior().log_prob(z)
-        reconstruction: Tensor = self.likelihood(z).log_prob(x)
-        return (weight(beta, "beta") * kl - reconstruction).mean()
+        loss: Tensor = weight(beta, "beta") * kl - self.likelihood(z).log_prob(x)
+        return loss.mean()
 
     def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""
@@ -234,25 +229,23 @@ def _fitted(
         try:
             p_x = likelihood(z)
         except RuntimeError as error:
-            raise InputError(
-                f"the likelihood does not take the prior's latents of shape {latent}: {error}"
-            ) from error
+            refused = f"the likelihood does not take the prior's latents of shape {latent}: {error}"
+            raise InputError(refused) from error
+        event = tuple(p_x.event_shape)
         if p_x.batch_shape != (1, 1) or len(p_x.event_shape) != 1:
             raise InputError(
                 f"for latents of shape {tuple(z.shape)} the likelihood has batch shape "
-                f"{tuple(p_x.batch_shape)} and event shape {tuple(p_x.event_shape)}: make them "
-                "(S, N) and (X,), as Independent(…, 1) does"
+                f"{tuple(p_x.batch_shape)} and event shape {event}: make them (S, N) and (X,), as "
+                "Independent(…, 1) does"
             )
         try:
-            q_z = posterior(z.new_zeros(1, *p_x.event_shape))
+            q_z = posterior(z.new_zeros(1, *event))
         except RuntimeError as error:
-            raise InputError(
-                f"the posterior does not take the likelihood's data of shape "
-                f"{tuple(p_x.event_shape)}: {error}"
-            ) from error
+            refused = f"the posterior does not take the likelihood's data of shape {event}: {error}"
+            raise InputError(refused) from error
         if q_z.event_shape != latent:
             raise InputError(
                 f"the posterior's latents have shape {tuple(q_z.event_shape)}, the prior's "
                 f"{latent}: make them the same size D"
             )
-        return p_x.event_shape[0], p_x.support
+        return event[0], p_x.support

@@ -3,8 +3,8 @@
 Trains a model with some number of epochs and with its two neighbours on the ladder, several seeds
 each, and climbs until neither neighbour has a validation ELBO that is better by more than
 `TOLERANCE`. Only then is the chosen rung judged on the test pictures. A rung's validation figures
-go to book/results/ladder/, the record of a run at the chosen rung to book/results/converged/;
-what is there is not run again. The weights lie in the git-ignored runs/ladder/.
+go to book/results/ladder/, the record of a run at the chosen rung, with its control, to
+book/results/; what is there is not run again. The weights lie in the git-ignored runs/ladder/.
 
 The step decays to zero over the last half of the epochs, and the best epoch is kept.
 """
@@ -136,7 +136,7 @@ def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
 def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     data = load(arguments[0])
-    folder = files.book_results() / "converged"
+    folder = files.book_results()
     runs = [(name.partition("@")[0], float(name.partition("@")[2] or 1)) for name in arguments[1:]]
     for model, beta in runs:
         settle(model, data, beta)
@@ -144,7 +144,8 @@ def main(arguments: list[str]) -> None:
         epochs, rungs = settle(model, data, beta)
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
-            if (folder / f"{files.run_name(model, data.name, beta, seed)}.json").exists():
+            path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
+            if path.exists() and "budget_control" in files.read(RUNS, path):
                 continue
             vae, history = trained(model, data, beta, epochs, seed)
             record = make_record(

@@ -183,6 +183,10 @@ def _fits(held: dict[str, Tensor], parameter: Tensor) -> bool:
     )
 
 
+# The last epoch of a falling step belongs to it.
+_NAMED = {"decay": "the epochs over which the step falls"}
+
+
 def load_checkpoint_of(run: dict[str, Any], path: Path, like: dict[str, Tensor]) -> dict[str, Any]:
     """Read a checkpoint that must belong to this run, of a model with a state like this.
 
@@ -190,7 +194,7 @@ def load_checkpoint_of(run: dict[str, Any], path: Path, like: dict[str, Tensor])
         InputError: as `load_checkpoint`; or it is of another run, with what the two differ in.
     """
     state = load_checkpoint(path)
-    differs = [name for name in run if state["run"].get(name) != run[name]]
+    differs = [_NAMED.get(name, name) for name in run if state["run"].get(name) != run[name]]
     if not differs and forms(state["vae"]) != forms(like):
         differs = ["the model's state"]
     if differs:
