@@ -86,8 +86,7 @@ class VAE(nn.Module):
         return super().train(mode)
 
     def _check(self, x: Tensor, num_samples: int = 1) -> int:
-        # Looking for a parameter makes torch.compile guard every module.
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # it would guard every module for the look at one
             return num_samples
         check_data(x, self.features, like=next(self.parameters(), None), support=self._support)
         return whole(num_samples, "num_samples")
@@ -114,8 +113,8 @@ class VAE(nn.Module):
     def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """Minus the ELBO with its KL term weighted by `beta`, averaged over x `(N, X)`: a scalar.
 
-        Equation `eq-beta`; nats per example at `beta=1`. Its gradient is the path gradient (equation
-        `eq-path`; Roeder et al. 2017), unbiased, and without noise where the posterior is exact.
+        Equation `eq-beta`; nats per example at `beta=1`. Its gradient is unbiased and
+        without noise where the posterior is exact (equation `eq-path`, Roeder et al. 2017).
         """
         self._check(x)
         q = self.posterior(x)
@@ -145,13 +144,13 @@ class VAE(nn.Module):
         """
         num_samples = self._check(x, num_samples)
         prior = self.prior()
-        parts = x.split(CHUNK)
-        estimate = torch.cat([self._log_mean_weight(rows, prior, num_samples) for rows in parts])
+        parts = [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
+        estimate = torch.cat(parts)
         if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
-                f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
-                f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
-                "happen for inputs unlike any training data; leave these out"
+                f"log_marginal is NaN for {len(bad)} of {len(x)} examples, x[{bad[0].item()}] is "
+                "the first: the posterior or the weights are not finite there, as can happen for "
+                "inputs unlike any training data; leave these out"
             )
         return estimate
 
@@ -178,7 +177,7 @@ class VAE(nn.Module):
         """Draw `n` examples `(n, X)` from the model.
 
         Args:
-            n: how many; an `InputError` unless a whole number from 1.
+            n: how many, a whole number from 1.
             mean: give the likelihood's means and not draws from it.
             refine_steps: steps of `refine` under the prior, between drawing and decoding.
             refine_lr: their size.
