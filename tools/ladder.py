@@ -1,10 +1,11 @@
-"""Each model at its own best number of epochs: python tools/ladder.py DATA MODEL[@BETA] [MODEL …]
+"""Each model at its own best number of epochs: python tools/ladder.py DATA MODEL[@BETA][=EPOCHS] …
 
 Trains a model with some number of epochs and with its two neighbours on the ladder, several seeds
 each, and climbs until neither neighbour has a validation ELBO that is better by more than
 `TOLERANCE`. Only then is the chosen rung judged on the test pictures. A rung's validation figures
 go to book/results/ladder/, the record of a run at the chosen rung, with its control, to
-book/results/; what is there is not run again. The weights lie in the git-ignored runs/ladder/.
+book/results/; what is there is not run again. With EPOCHS it does not climb: in a sweep all but one
+thing is the same. The weights lie in the git-ignored runs/ladder/.
 
 The step decays to zero over the last half of the epochs, and the best epoch is kept.
 """
@@ -133,15 +134,28 @@ def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
             return best, {epochs: round(known[epochs], 3) for epochs in near}
 
 
+def chosen(model: str, data: Data, beta: float, given: int | None) -> tuple[int, dict[int, float]]:
+    """As `settle`, or the given epochs and their mean ELBO."""
+    if given is None:
+        return settle(model, data, beta)
+    return given, {given: round(mean(rung(model, data, beta, given)), 3)}
+
+
+def _asked(name: str) -> tuple[str, float, int | None]:
+    name, _, epochs = name.partition("=")
+    model, _, beta = name.partition("@")
+    return model, float(beta or 1), int(epochs) if epochs else None
+
+
 def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     data = load(arguments[0])
     folder = files.book_results()
-    runs = [(name.partition("@")[0], float(name.partition("@")[2] or 1)) for name in arguments[1:]]
-    for model, beta in runs:
-        settle(model, data, beta)
-    for model, beta in runs:
-        epochs, rungs = settle(model, data, beta)
+    runs = [_asked(name) for name in arguments[1:]]
+    for model, beta, epochs in runs:
+        chosen(model, data, beta, epochs)
+    for model, beta, given in runs:
+        epochs, rungs = chosen(model, data, beta, given)
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
             path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
