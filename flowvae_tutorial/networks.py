@@ -100,8 +100,9 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     middle, half = (low + high) / 2, (high - low) / 2
     t = (x - middle) / half
     hard = t.clamp(-1, 1)
-    # Inside this is t, outside 1 / t: the gradient is then no difference of two large numbers.
-    ratio = hard / t.abs().clamp(min=1)
+    # Inside this is t, outside 1 / t: the gradient is then no difference of two large numbers. At
+    # the bounds themselves both clamps would pass theirs on, and relu does not.
+    ratio = hard / (1 + F.relu(t.abs() - 1))
     return middle + half * hard * (1 + ratio**8) ** -0.125
 
 

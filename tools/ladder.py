@@ -111,14 +111,15 @@ def mean(record: files.Record) -> float:
     return float(sum(record["elbo"]) / len(record["elbo"]))
 
 
+def _known(model: str, data: Data, beta: float) -> dict[int, float]:
+    folder = files.book_results() / "ladder"
+    paths = {n: folder / f"{_rung_name(model, data.name, beta, n)}.json" for n in LADDER}
+    return {n: mean(files.read(RUNGS, path)) for n, path in paths.items() if path.exists()}
+
+
 def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
     """The epochs that validation prefers, and the mean ELBOs of that rung and its neighbours."""
-    known = {}
-    for epochs in LADDER:
-        name = _rung_name(model, data.name, beta, epochs)
-        path = files.book_results() / "ladder" / f"{name}.json"
-        if path.exists():
-            known[epochs] = mean(files.read(RUNGS, path))
+    known = _known(model, data, beta)
     best = max(known, key=lambda epochs: known[epochs]) if known else START
     while True:
         at = LADDER.index(best)
@@ -135,10 +136,12 @@ def settle(model: str, data: Data, beta: float) -> tuple[int, dict[int, float]]:
 
 
 def chosen(model: str, data: Data, beta: float, given: int | None) -> tuple[int, dict[int, float]]:
-    """As `settle`, or the given epochs and their mean ELBO."""
+    """As `settle`, or the given epochs with what is known of them and of their neighbours."""
     if given is None:
         return settle(model, data, beta)
-    return given, {given: round(mean(rung(model, data, beta, given)), 3)}
+    rung(model, data, beta, given)
+    at, known = LADDER.index(given), _known(model, data, beta)
+    return given, {n: round(known[n], 3) for n in LADDER[max(0, at - 1) : at + 2] if n in known}
 
 
 def _asked(name: str) -> tuple[str, float, int | None]:
@@ -159,7 +162,9 @@ def main(arguments: list[str]) -> None:
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
             path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
-            if path.exists() and "budget_control" in files.read(RUNS, path):
+            if path.exists() and "budget_control" in (record := files.read(RUNS, path)):
+                if record["budget_control"] != budget:
+                    files.write(RUNS, record | {"budget_control": budget}, folder)
                 continue
             vae, history = trained(model, data, beta, epochs, seed)
             record = make_record(
