@@ -236,7 +236,7 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
 
 KINDS = {
     "results": RUNS, "long": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
-    "solutions": solutions.KIND, "converged": RUNS, "ladder": ladder.RUNGS,
+    "solutions": solutions.KIND, "ladder": ladder.RUNGS,
 }  # fmt: skip
 FILES = sorted(RESULTS.rglob("*.json"))
 
