@@ -170,5 +170,5 @@ def test_a_solution_leaves_a_record_that_knows_its_name_and_is_not_run_again(
 
 
 def test_an_unknown_solution_gets_one_line() -> None:
-    with pytest.raises(SystemExit, match=r"no solution '9.9': choose from 1.5, 2.5"):
+    with pytest.raises(SystemExit, match=r"no solution '9.9': choose from 1.5, 1.10, 2.5"):
         solutions.main(["9.9"])
