@@ -53,11 +53,21 @@ def test_the_code_of_a_solution_runs_after_cells_of_its_chapter() -> None:
 
 def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
     # 1.5
-    nll = values("1.5", "nll", latent=8)
     records = read_records(BOOK / "results", "digits")
     beside = [r for r in records if (r["model"], r["beta"]) == ("gaussian", 1)]
-    assert round(beside[0]["nll"]["mean"] - nll[0], 1) == 2.0
-    assert [min(values("1.5", "gap", latent=latent)) < 0 for latent in (4, 8, 32)] == [0, 0, 1]
+    nll = [run["nll"]["mean"] for run in beside]
+    behind = [round(less, 1) for less in differences(values("1.5", "nll", latent=8), nll)]
+    assert (behind[1], behind[3]) == (1.4, -0.8)
+    assert 22 in values("1.5", "active_units", latent=32)
+    # 1.10
+    for beta, low, high in ((0.3, 2.7, 3.7), (0.5, 1.5, 1.9), (1, 0.2, 0.4)):
+        kind = {"model": "gaussian", "beta": beta}
+        looser = differences(values("1.10", "own", **kind), values("1.10", "least", **kind))
+        assert low < min(looser) <= max(looser) < high
+    widths = {run["width"] for run in RUNS["1.10"] if run["beta"] == 0.3}
+    assert widths == {max(solutions.WIDTHS)}
+    own = values("1.10", "own", model="gaussian", beta=1)
+    assert max(map(abs, differences(own, nll))) < 0.1
     # 2.5
     equal, learned, held = (values("2.5", "elbo", kind=k) for k in ("equal", "learned", "held"))
     gained, lost = differences(learned, equal), differences(equal, held)
@@ -160,5 +170,5 @@ def test_a_solution_leaves_a_record_that_knows_its_name_and_is_not_run_again(
 
 
 def test_an_unknown_solution_gets_one_line() -> None:
-    with pytest.raises(SystemExit, match=r"no solution '9.9': choose from 1.5, 2.5"):
+    with pytest.raises(SystemExit, match=r"no solution '9.9': choose from 1.5, 1.10, 2.5"):
         solutions.main(["9.9"])
