@@ -19,7 +19,7 @@ RECORDS = files.find(schedule.KIND, Path(__file__).parents[2] / "book" / "result
 def few() -> Data:
     data = load("digits")
     return dataclasses.replace(
-        data, train=data.train[:64], validation=data.validation[:32], test=data.test[:32]
+        data, train=data.train[:128], validation=data.validation[:32], test=data.test[:32]
     )
 
 
