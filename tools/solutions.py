@@ -452,7 +452,7 @@ def five_races() -> list[Run]:
         names = play("6.5", *shown, seed=seed)
         prior, judged = names["prior"], names["judged"]
         for wish, reward in names["wished"].items():
-            effective, (claimed, dense, sure) = names["targets"][wish]
+            effective, (claimed, dense, sure), _ = names["targets"][wish]
             ends = {"claimed": claimed, "log_p": dense, "judged": sure}
             ends = {figure: value.item() for figure, value in ends.items()}
             runs.append(
