@@ -510,6 +510,35 @@ def less_excess(runs: list[Run], **kind: Any) -> Interval:
     return interval([a - b for a, b in zip(least, one, strict=True)])
 
 
+# Section 6.8: the race of one wish and another, for five trained models.
+
+
+def five_races() -> list[Run]:
+    runs = []
+    for seed in range(5):
+        shown = "c003", "c021", "c023", "c028", "c041", "c043", "c044", "c048", "c0481"
+        names = play("6.5", *shown, seed=seed)
+        prior, judged = names["prior"], names["judged"]
+        for wish, reward in names["wished"].items():
+            effective, (claimed, dense, sure), _ = names["targets"][wish]
+            ends = {"claimed": claimed, "log_p": dense, "judged": sure}
+            ends = {figure: value.item() for figure, value in ends.items()}
+            runs.append(
+                rounded(seed=seed, wish=wish, way="target", effective=effective.item(), **ends)
+            )
+            for cost, found in names["races"][wish]:
+                for way, z in found.items():
+                    with torch.no_grad():
+                        ends = {
+                            "claimed": reward(z).mean().item(),
+                            "log_p": prior.log_prob(z).mean().item(),
+                            "judged": judged(z, 3).mean().item(),
+                            "ink": names["true_ink"](z).mean().item(),
+                        }
+                    runs.append(rounded(seed=seed, wish=wish, way=way, cost=cost, **ends))
+    return runs
+
+
 # 7.5: the best schedule.
 
 
@@ -561,6 +590,7 @@ ALL: dict[str, tuple[Callable[[], list[Run]], Callable[[list[Run]], list[str]] |
     "5.5-seeds": (two_more_seeds, None),
     "5.6-seeds": (two_more_seeds_of_digits, None),
     "6.5": (five_rewards, five_rewards_table),
+    "6.8-seeds": (five_races, None),
     "7.5": (schedules, None),
 }
 
