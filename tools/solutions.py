@@ -279,7 +279,7 @@ def wide() -> list[Run]:
     for model in ("gaussian", "mixture-k1"):
         sizes = resolve(model, data)[1]._replace(hidden=(WIDE, WIDE))
         rungs: dict[int, list[tuple[VAE, History]]] = {}
-        for epochs in (150, 200, 300):
+        for epochs in (100, 150, 200):
             rungs[epochs] = []
             for seed in range(5):
                 torch.manual_seed(seed)
