@@ -165,6 +165,8 @@ def chosen(model: str, data: Data, beta: float, given: int | None) -> tuple[int,
 def _asked(name: str) -> tuple[str, float, int | None]:
     name, _, epochs = name.partition("=")
     model, _, beta = name.partition("@")
+    if epochs and epochs not in map(str, LADDER):
+        sys.exit(f"{epochs} is no rung of the ladder: choose one of {', '.join(map(str, LADDER))}")
     return model, float(beta or 1), int(epochs) if epochs else None
 
 
@@ -181,9 +183,9 @@ def main(arguments: list[str]) -> None:
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
             path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
-            if path.exists() and "budget_control" in (record := files.read(RUNS, path)):
-                if record["budget_control"] != budget:
-                    files.write(RUNS, record | {"budget_control": budget}, folder)
+            if path.exists():
+                # A neighbour may have been run since.
+                files.write(RUNS, files.read(RUNS, path) | {"budget_control": budget}, folder)
                 continue
             vae, history = trained(model, data, beta, epochs, seed)
             record = make_record(
