@@ -11,8 +11,15 @@ import schedule
 from flowvae_tutorial import build
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
+from flowvae_tutorial.experiments.records import group, paired_interval, read_records
 
-RECORDS = files.find(schedule.KIND, Path(__file__).parents[2] / "book" / "results" / "schedule")
+RESULTS = Path(__file__).parents[2] / "book" / "results"
+RECORDS = files.find(schedule.KIND, RESULTS / "schedule")
+# The priors of section 2.8's table.
+SHOWN = (
+    "gaussian", "mixture-k1", "vampprior-k1", "vampprior", "flow-prior", "hvae",
+    "hierarchical-vampprior",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -62,3 +69,34 @@ def test_the_command_leaves_a_record_and_does_nothing_twice(
     schedule.main(["constant-step"])
     with pytest.raises(SystemExit, match="no recipe 'none'"):
         schedule.main(["none"])
+
+
+def test_what_section_2_8_says_is_in_the_records() -> None:
+    rungs = files.find(ladder.RUNGS, RESULTS / "ladder")
+    lost = {
+        model: ladder.mean(rungs[f"digits-{model}-200"]) - ladder.mean(rungs[f"digits-{model}-300"])
+        for model in SHOWN
+    }
+    assert all(
+        ladder.mean(rungs[f"digits-{model}-200"]) > ladder.mean(rungs[f"digits-{model}-150"])
+        for model in SHOWN
+    )
+    assert round(lost.pop("gaussian"), 1) == 0.2
+    assert [round(min(lost.values()), 1), round(max(lost.values()), 1)] == [0.5, 1.1]
+
+    runs = group(read_records(RESULTS, "digits"))
+    new = [runs[f"digits-{model}"] for model in schedule.MODELS]
+    constant, plain = (
+        [
+            [run | {"data": "digits", "beta": 1.0} for run in record["runs"] if run["model"] == m]
+            for m in schedule.MODELS
+        ]
+        for record in (RECORDS["constant-step"], RECORDS["plain-gradient"])
+    )
+    headlines = [paired_interval(*pair).mean for pair in (constant, plain, new)]
+    assert [round(value, 1) for value in headlines] == [5.5, 5.9, 4.0]
+    assert min(paired_interval(constant[k], plain[k]).low for k in (0, 1)) > 0
+    by_path = [paired_interval(plain[k], new[k]) for k in (0, 1)]
+    assert by_path[0].low > 0 > by_path[1].low and by_path[1].high > 0
+    assert round(paired_interval(constant[0], new[1]).mean) == 7
+    assert round(paired_interval(new[0], constant[1]).mean, 1) == 2.5
