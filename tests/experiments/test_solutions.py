@@ -77,7 +77,11 @@ def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
     assert [round(min(largest), 1), round(max(largest), 1)] == [3.1, 4.3]
     assert values("2.5", "alive", kind="learned") == [100] * 3
     # 3.5
-    assert sorted(top > 0.02 for top in values("3.5", "top")) == [False] * 5 + [True]
+    assert values("3.5", "active") == [1] * 3 + [0] * 3
+    assert max(values("3.5", "top", model="hierarchical-vampprior")) < 0.01
+    for model in ("hvae", "hierarchical-vampprior"):
+        both = [r["elbo"] for r in records if r["model"] == model][:3]
+        assert min(differences(both, values("3.5", "elbo", model=model))) > 1
     # 4.5
     [truth] = [run for run in RUNS["4.5"] if run["start"] == "truth"]
     assert round(truth["log_prob"], 2) == -0.98 and round(truth["threads"], 4) == 0.0001
@@ -105,6 +109,18 @@ def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
             if weight == 1:
                 off = [round(claimed - true, 2), round(one[0] - one[1], 2)]
                 assert off == ([-0.09, 0.01] if share == 1 else [-0.13, 0.06])
+
+
+def test_the_flat_models_of_section_3_10_have_the_size_of_two_levels() -> None:
+    [two_levels] = {
+        record["parameters"]
+        for record in read_records(BOOK / "results", "digits")
+        if record["model"] == "hvae"
+    }
+    for run in RUNS["3.10"]:
+        assert abs(run["parameters"] / two_levels - 1) < 0.02
+        assert max(run["validation"], key=run["validation"].get) == str(run["epochs"])
+    assert {run["epochs"] for run in RUNS["3.10"]} == {150}
 
 
 def test_what_section_5_5_says_of_two_more_seeds_is_in_their_record() -> None:
