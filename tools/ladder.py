@@ -147,6 +147,8 @@ def chosen(model: str, data: Data, beta: float, given: int | None) -> tuple[int,
 def _asked(name: str) -> tuple[str, float, int | None]:
     name, _, epochs = name.partition("=")
     model, _, beta = name.partition("@")
+    if epochs and epochs not in map(str, LADDER):
+        sys.exit(f"{epochs} is no rung of the ladder: choose one of {', '.join(map(str, LADDER))}")
     return model, float(beta or 1), int(epochs) if epochs else None
 
 
