@@ -140,6 +140,20 @@ def text(value: object, name: str) -> str:
     return str(value)
 
 
+def plain_name(value: object, name: str) -> str:
+    """The text that `value` is, if files named by it stay in their folder.
+
+    Raises:
+        InputError: it is none, a path, or longer than 200 characters.
+    """
+    given = text(value, name)
+    if len(given) > 200 or not set(given).isdisjoint("/\\\0"):
+        raise InputError(
+            f"{name} must be no path and have at most 200 characters, got {_told(value)}"
+        )
+    return given
+
+
 def _is_scalar(value: object) -> bool:
     return getattr(value, "ndim", None) == 0
 

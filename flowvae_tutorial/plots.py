@@ -178,7 +178,7 @@ def plot_posteriors(
     else:
         if others is not None:
             axes[0].plot(*others.detach().cpu().T, ".", color=COLOURS[9], markersize=2)
-        axes[0].plot(*x.detach().cpu(), "o", color=COLOURS[3], markersize=9)
+        axes[0].plot(*x.detach().cpu(), "o", color=COLOURS[6], markersize=9)
         axes[0].set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
     axes[0].set_title("x")
     shown = {name: value.detach().T.cpu().numpy() for name, value in densities.items()}

@@ -44,12 +44,9 @@ class VAE(nn.Module):
     Example:
         >>> import torch
         >>> from flowvae_tutorial import VAE, GaussianLikelihood, GaussianPosterior, StandardNormal
-        >>> from flowvae_tutorial import mlp
-        >>> vae = VAE(
-        ...     prior=StandardNormal(2),
-        ...     posterior=GaussianPosterior(mlp(64, [32], 2 * 2)),
-        ...     likelihood=GaussianLikelihood(mlp(2, [32], 64), features=64),
-        ... )
+        >>> encoder, decoder = torch.nn.Linear(64, 2 * 2), torch.nn.Linear(2, 64)
+        >>> likelihood = GaussianLikelihood(decoder, features=64)
+        >>> vae = VAE(StandardNormal(2), GaussianPosterior(encoder), likelihood)
         >>> x = torch.rand(10, 64)
         >>> vae.elbo(x, num_samples=5).value.shape
         torch.Size([5, 10])
@@ -89,8 +86,7 @@ class VAE(nn.Module):
         return super().train(mode)
 
     def _check(self, x: Tensor, num_samples: int = 1) -> int:
-        # Looking for a parameter makes torch.compile guard every module.
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # it would guard every module for the look at one
             return num_samples
         check_data(x, self.features, like=next(self.parameters(), None), support=self._support)
         return whole(num_samples, "num_samples")
@@ -117,10 +113,16 @@ class VAE(nn.Module):
     def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """Minus the ELBO with its KL term weighted by `beta`, averaged over x `(N, X)`: a scalar.
 
-        Equation `eq-beta`. At `beta=1` it is in nats per example.
+        Equation `eq-beta`; nats per example at `beta=1`. Its gradient is unbiased and
+        without noise where the posterior is exact (equation `eq-path`, Roeder et al. 2017).
         """
-        reconstruction, kl = self.elbo(x)
-        return (weight(beta, "beta") * kl - reconstruction).mean()
+        self._check(x)
+        q = self.posterior(x)
+        z, log_q = rsample_and_log_prob(q, (1,))
+        score = q.log_prob(z.detach())  # the part of the gradient whose mean is zero
+        kl = log_q + (score.detach() - score) - self.prior().log_prob(z)
+        loss: Tensor = weight(beta, "beta") * kl - self.likelihood(z).log_prob(x)
+        return loss.mean()
 
     def forward(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """The loss: what `torch.compile`, DistributedDataParallel and Lightning call."""
@@ -142,13 +144,13 @@ class VAE(nn.Module):
         """
         num_samples = self._check(x, num_samples)
         prior = self.prior()
-        parts = x.split(CHUNK)
-        estimate = torch.cat([self._log_mean_weight(rows, prior, num_samples) for rows in parts])
+        parts = [self._log_mean_weight(rows, prior, num_samples) for rows in x.split(CHUNK)]
+        estimate = torch.cat(parts)
         if may_look_at_values(estimate) and len(bad := estimate.isnan().nonzero()):
             raise InputError(
-                f"log_marginal is NaN for {len(bad)} of {len(x)} examples, the first is "
-                f"x[{bad[0].item()}]: the posterior or the weights are not finite there, as can "
-                "happen for inputs unlike any training data; leave these out"
+                f"log_marginal is NaN for {len(bad)} of {len(x)} examples, x[{bad[0].item()}] is "
+                "the first: the posterior or the weights are not finite there, as can happen for "
+                "inputs unlike any training data; leave these out"
             )
         return estimate
 
@@ -175,7 +177,7 @@ class VAE(nn.Module):
         """Draw `n` examples `(n, X)` from the model.
 
         Args:
-            n: how many; an `InputError` unless a whole number from 1.
+            n: how many, a whole number from 1.
             mean: give the likelihood's means and not draws from it.
             refine_steps: steps of `refine` under the prior, between drawing and decoding.
             refine_lr: their size.
@@ -226,25 +228,23 @@ def _fitted(
         try:
             p_x = likelihood(z)
         except RuntimeError as error:
-            raise InputError(
-                f"the likelihood does not take the prior's latents of shape {latent}: {error}"
-            ) from error
+            refused = f"the likelihood does not take the prior's latents of shape {latent}: {error}"
+            raise InputError(refused) from error
+        event = tuple(p_x.event_shape)
         if p_x.batch_shape != (1, 1) or len(p_x.event_shape) != 1:
             raise InputError(
                 f"for latents of shape {tuple(z.shape)} the likelihood has batch shape "
-                f"{tuple(p_x.batch_shape)} and event shape {tuple(p_x.event_shape)}: make them "
-                "(S, N) and (X,), as Independent(…, 1) does"
+                f"{tuple(p_x.batch_shape)} and event shape {event}: make them (S, N) and (X,), as "
+                "Independent(…, 1) does"
             )
         try:
-            q_z = posterior(z.new_zeros(1, *p_x.event_shape))
+            q_z = posterior(z.new_zeros(1, *event))
         except RuntimeError as error:
-            raise InputError(
-                f"the posterior does not take the likelihood's data of shape "
-                f"{tuple(p_x.event_shape)}: {error}"
-            ) from error
+            refused = f"the posterior does not take the likelihood's data of shape {event}: {error}"
+            raise InputError(refused) from error
         if q_z.event_shape != latent:
             raise InputError(
                 f"the posterior's latents have shape {tuple(q_z.event_shape)}, the prior's "
                 f"{latent}: make them the same size D"
             )
-        return p_x.event_shape[0], p_x.support
+        return event[0], p_x.support

@@ -4,11 +4,10 @@ Trains a model with some number of epochs and with its two neighbours on the lad
 each, and climbs until neither neighbour has a validation ELBO that is better by more than
 `TOLERANCE`. Only then is the chosen rung judged on the test pictures. A rung's validation figures
 go to book/results/ladder/, the record of a run at the chosen rung, with its control, to
-book/results/converged/; what is there is not run again. With EPOCHS it does not climb: in a sweep
-all but one thing is the same. The weights lie in the git-ignored runs/ladder/.
+book/results/; what is there is not run again. With EPOCHS it does not climb: in a sweep all but one
+thing is the same. The weights lie in the git-ignored runs/ladder/.
 
-The step decays to zero over the last half of the epochs, the best epoch is kept, and the gradient
-is the path gradient (Roeder et al. 2017): log q(z | x) without its score.
+The step decays to zero over the last half of the epochs, and the best epoch is kept.
 """
 
 import json
@@ -19,11 +18,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
-from flowvae_tutorial import VAE, build, fit, models, networks
+from flowvae_tutorial import VAE, build, fit
 from flowvae_tutorial.data import Data, load
-from flowvae_tutorial.distributions import rsample_and_log_prob
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.experiments.records import RUNS, make_record
 from flowvae_tutorial.history import History
@@ -55,18 +52,6 @@ RUNGS = files.Kind(
 )  # fmt: skip
 
 
-class PathVAE(VAE):
-    """A VAE whose loss has the path gradient; its value is the same."""
-
-    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        q = self.posterior(x)
-        z, log_q = rsample_and_log_prob(q, (1,))
-        score = q.log_prob(z.detach())
-        kl = log_q + (score.detach() - score) - self.prior().log_prob(z)
-        reconstruction: Tensor = self.likelihood(z).log_prob(x)
-        return (beta * kl - reconstruction).mean()
-
-
 def settings(epochs: int) -> dict[str, Any]:
     return RECIPE | {"epochs": epochs, "patience": epochs}
 
@@ -83,10 +68,7 @@ def new(model: str, data: Data, beta: float, seed: int) -> VAE:
         epochs, _ = settle(name, data, beta)
         first, _ = trained(name, data, beta, epochs, seed)
     torch.manual_seed(seed)
-    vae = build(model, data, first=first)
-    path = PathVAE(vae.prior, vae.posterior, vae.likelihood)
-    path.built_from = vae.built_from
-    return path
+    return build(model, data, first=first)
 
 
 def trained(model: str, data: Data, beta: float, epochs: int, seed: int) -> tuple[VAE, History]:
@@ -171,10 +153,9 @@ def _asked(name: str) -> tuple[str, float, int | None]:
 
 
 def main(arguments: list[str]) -> None:
-    models.SCALES = networks.LOG_SCALE_BOUNDS
     torch.set_num_threads(1)
     data = load(arguments[0])
-    folder = files.book_results() / "converged"
+    folder = files.book_results()
     runs = [_asked(name) for name in arguments[1:]]
     for model, beta, epochs in runs:
         chosen(model, data, beta, epochs)
@@ -183,9 +164,9 @@ def main(arguments: list[str]) -> None:
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
             path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
-            if path.exists():
-                # A neighbour may have been run since.
-                files.write(RUNS, files.read(RUNS, path) | {"budget_control": budget}, folder)
+            if path.exists() and "budget_control" in (record := files.read(RUNS, path)):
+                if record["budget_control"] != budget:
+                    files.write(RUNS, record | {"budget_control": budget}, folder)
                 continue
             vae, history = trained(model, data, beta, epochs, seed)
             record = make_record(

@@ -97,6 +97,9 @@
     }
   }
 
+  // The same numbers, through which no gradient passes.
+  const held = ({ rows, cols, data }) => new Tensor(rows, cols, data);
+
   class VAE {
     constructor(prior, posterior, likelihood) {
       this.prior = prior;
@@ -112,10 +115,15 @@
       return { reconstruction: this.likelihood.forward(z).logProb(x), kl };
     }
 
-    // Minus the ELBO with its KL term weighted by beta, averaged: (1, 1).
+    // Minus the ELBO with its KL term weighted by beta, averaged: (1, 1). The gradient is the path
+    // gradient: the score of q, whose mean is zero, is left out.
     loss(x, noise, beta = 1) {
-      const { reconstruction, kl } = this.elbo(x, noise);
-      return mean(sub(mul(kl, beta), reconstruction));
+      const q = this.posterior.forward(x);
+      const [z, logQ] = q.rsampleAndLogProb(noise);
+      const score = q.logProb(held(z));
+      const withoutScore = add(logQ, sub(held(score), score));
+      const kl = sub(withoutScore, this.prior.forward().logProb(z));
+      return mean(sub(mul(kl, beta), this.likelihood.forward(z).logProb(x)));
     }
   }
 

@@ -143,7 +143,7 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             (-(log_likelihood + log_prior).mean(), "The posterior is missing from the KL term."),
             (
                 math.log(4) - elbo.logsumexp(0).mean(),
-                "You took the logarithm of a mean over samples: that is (1.11). The ELBO is a mean "
+                "You took the logarithm of a mean over samples: that is (1.12). The ELBO is a mean "
                 "of logarithms.",
             ),
         ],

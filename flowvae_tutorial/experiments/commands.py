@@ -101,7 +101,8 @@ DataOption = Annotated[
     ),
 ]
 EpochsOption = Annotated[
-    int | None, typer.Option(help="At most so many epochs; the book's own by default.")
+    int | None,
+    typer.Option(help="Epochs, over the last half of which the step falls; the book's by default."),
 ]
 SamplesOption = Annotated[
     int, typer.Option(help="S of the importance-sampled NLL.", min=1, max=LARGEST)
@@ -161,7 +162,9 @@ def train(
     samples: SamplesOption = 5000,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a stopped run to its epochs.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run; with --resume, its record alone.")
     ] = False,

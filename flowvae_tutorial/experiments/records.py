@@ -136,20 +136,16 @@ def differences(record: Record, **asked: Any) -> list[str]:
 
 
 def _trained_otherwise(record: Record, settings: dict[str, Any]) -> list[str]:
-    """As `differences`. More epochs change nothing for a run that stopped before its last."""
-    epochs, waited = record["epochs"], settings["patience"]
-    stopped = epochs - max(record["best_epoch"], settings["warmup"]) >= waited
-    of = {key: value for key, value in settings.items() if key != "epochs" or "decay" in settings}
+    """As `differences`. Where a record has no settings, its epochs must do."""
     if seen := record.get("settings"):
         # What `fit` was not given is its default, and that is not among the book's settings.
-        of |= dict.fromkeys(seen.keys() - settings.keys() - {"epochs"})
-        found = differences(seen, **of)
+        of = settings | dict.fromkeys(seen.keys() - settings.keys())
         missing = [f"it was trained without {key}" for key in of if key not in seen]
-    else:
-        found, missing = [], []
-    if epochs > settings["epochs"] or (epochs < settings["epochs"] and not stopped):
-        found.append(f"it has {epochs} epochs and not {settings['epochs']}")
-    return found + missing
+        return differences(seen, **of) + missing
+    epochs = record["epochs"]
+    stopped = epochs - max(record["best_epoch"], settings["warmup"]) >= settings["patience"]
+    fits = epochs == settings["epochs"] or (epochs < settings["epochs"] and stopped)
+    return [] if fits else [f"it has {epochs} epochs and not {settings['epochs']}"]
 
 
 def make_record(

@@ -25,7 +25,6 @@ import torch
 
 from ..data import Data
 from ..errors import InputError
-from ..history import History
 from ..models import FIRST_STAGE, Sizes, build, resolve, training_settings
 from ..storage.files import only_writer
 from ..storage.own_data import load_data
@@ -76,14 +75,12 @@ def train_run(
         torch.manual_seed(seed)
         first = build(FIRST_STAGE[name], data)
         first_stage = checkpoint.with_name(FIRST_STAGE_FILE)
-        # A second stage that has begun holds the first as it was: more epochs would part the two.
+        # A second stage that has begun holds the first as it was.
         if not checkpoint.exists():
-            history = fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
-            _no_longer(history, settings["epochs"], first_stage)
+            fit(first, data, checkpoint=first_stage, name=FIRST_STAGE[name], **common)
     torch.manual_seed(seed)
     vae = build(model, data, sizes, first=first)
     history = fit(vae, data, checkpoint=checkpoint, name=model, **common)
-    _no_longer(history, settings["epochs"], checkpoint)
     return Trained(vae, model, data.name, seed, beta, settings, history)
 
 
@@ -124,14 +121,6 @@ def settings_of(
     """The arguments of `fit` of a run: the book's for these data, but for what is given."""
     given = {"epochs": epochs, "batch_size": batch_size}
     return training_settings(data) | {k: value for k, value in given.items() if value is not None}
-
-
-def _no_longer(history: History, epochs: int, checkpoint: Path) -> None:
-    if len(history.loss) > epochs:
-        raise InputError(
-            f"{checkpoint} has {len(history.loss)} epochs, more than the {epochs} asked for: ask "
-            "for as many, take another folder, or start again with --overwrite"
-        )
 
 
 def record_of(

@@ -183,6 +183,12 @@ def _fits(held: dict[str, Tensor], parameter: Tensor) -> bool:
     )
 
 
+def _differs(name: str, there: Any, here: Any) -> str:
+    if name != "decay" or not there or not here or there[0] != here[0]:
+        return name
+    return f"epochs ({there[1]} there, {here[1]} here), on which a falling step size depends"
+
+
 def load_checkpoint_of(run: dict[str, Any], path: Path, like: dict[str, Tensor]) -> dict[str, Any]:
     """Read a checkpoint that must belong to this run, of a model with a state like this.
 
@@ -190,7 +196,8 @@ def load_checkpoint_of(run: dict[str, Any], path: Path, like: dict[str, Tensor])
         InputError: as `load_checkpoint`; or it is of another run, with what the two differ in.
     """
     state = load_checkpoint(path)
-    differs = [name for name in run if state["run"].get(name) != run[name]]
+    held = state["run"]
+    differs = [_differs(n, held.get(n), run[n]) for n in run if held.get(n) != run[n]]
     if not differs and forms(state["vae"]) != forms(like):
         differs = ["the model's state"]
     if differs:

@@ -1,4 +1,4 @@
-"""One training loop for every model: warm-up, early stopping, exact checkpoints."""
+"""One training loop for every model: warm-up, decay, the best epoch kept, exact checkpoints."""
 
 import math
 import time
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..arguments import number, text, whole
+from ..arguments import number, plain_name, text, whole
 from ..data import Data
 from ..errors import InputError, check_data
 from ..history import History, Validation
@@ -40,11 +40,11 @@ def fit(
     epochs: int = 200,
     batch_size: int = 64,
     lr: float = 2e-3,
-    decay: float = 0.0,
+    decay: float = 0.5,
     clip: float = math.inf,
     beta: float = 1.0,
     warmup: int = 20,
-    patience: int = 50,
+    patience: int = 200,
     seed: int = 0,
     device: torch.device | str | None = None,
     checkpoint: Path | str | None = None,
@@ -65,16 +65,18 @@ def fit(
         epochs: at most so many passes over the training images.
         batch_size: examples a step.
         lr: Adam's step size.
-        decay: the last part of `epochs`, from 0 to 1, over which `lr` falls linearly to zero.
+        decay: the last part of `epochs`, from 0 to 1, over which `lr` falls linearly to zero. At 0
+            it stays, and a checkpoint may be continued with more `epochs`.
         clip: the largest norm of a step's gradient; a longer one is scaled down to it.
         beta: the weight of the KL term after warm-up.
         warmup: epochs over which that weight rises linearly from 0.
-        patience: stop after so many epochs without a better validation ELBO, warm-up excluded.
+        patience: stop after so many epochs without a better validation ELBO, warm-up excluded; at
+            `epochs` or more, never. With a decay an early stop would miss the small steps.
         seed: of the batches' order, their noise and the posterior samples.
         device: where to train, a name as `device_by_name` takes it too; by default where the data
             are.
         checkpoint: a file written after each epoch. If it exists, the run goes on from it.
-        name: the model's, for the checkpoint to say what it is of.
+        name: the model's, for the checkpoint to say what it is of; no path.
         progress: show a progress bar.
 
     Raises:
@@ -98,10 +100,11 @@ def fit(
     # A checkpoint holds these: of any other kind, it could not be read again.
     epochs, batch_size = whole(epochs, "epochs"), whole(batch_size, "batch_size")
     warmup, patience = whole(warmup, "warmup", least=0), whole(patience, "patience")
-    seed, name = whole(seed, "seed", least=0), text(name, "name")
+    seed, name = whole(seed, "seed", least=0), plain_name(name, "name")
     lr, clip = number(lr, "lr", positive=True), number(clip, "clip", positive=True, most=math.inf)
     beta, decay = number(beta, "beta"), number(decay, "decay", most=1)
     _check_trainable(vae, data)
+    of = plain_name(data.name, "data.name")
     device = data.train.device if device is None else device_by_name(device)
     if checkpoint is not None:
         given = checkpoint if isinstance(checkpoint, Path) else text(checkpoint, "checkpoint")
@@ -113,7 +116,7 @@ def fit(
     # What must be equal for a checkpoint to belong to this run; `epochs` may be raised, unless
     # the step size depends on them.
     run = {
-        "model": name, "data": text(data.name, "data.name"), "batch_size": batch_size,
+        "model": name, "data": of, "batch_size": batch_size,
         "lr": lr, "clip": clip, "beta": beta, "warmup": warmup, "patience": patience, "seed": seed,
         "decay": (decay, epochs) if decay else None,
         "data_checksum": data.checksum,
@@ -154,7 +157,7 @@ def fit(
                 warnings.warn(
                     f"after epoch {epoch} the mean validation ELBO, {validation.elbo:.1f} nats, is "
                     f"worse than that of nine examples in ten (median {validation.median:.1f}): "
-                    "early stopping hangs on a few; look at them, or bound the posterior's scale",
+                    "the best epoch hangs on a few; look at them, or bound the posterior's scale",
                     stacklevel=2,
                 )
             if history.add(loss, validation):

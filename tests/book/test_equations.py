@@ -387,6 +387,32 @@ def test_eq_reparametrisation() -> None:
     )
 
 
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.5])
+def test_eq_path(width: float) -> None:
+    x, _, weight, bias, scale, exact_mean, posterior_scale = _oracle(width)
+    shifted = exact_mean + (0.1 if width != 1 else 0)
+    mean = shifted.repeat(20_000, 1, 1).requires_grad_()
+    log_scale = posterior_scale.log().repeat(20_000, 1, 1).requires_grad_()
+    z = mean + log_scale.exp() * torch.randn_like(mean)
+    held = _independent(mean.detach(), log_scale.detach().exp())
+    log_weight = _log_joint(z, x, weight, bias, scale) - held.log_prob(z)
+    path = torch.autograd.grad(log_weight.sum(), (mean, log_scale))
+    # The ELBO has a closed form here, and so has its gradient.
+    q_mean, q_log_scale = shifted.clone().requires_grad_(), posterior_scale.log().requires_grad_()
+    q = _independent(q_mean, q_log_scale.exp())
+    spread = (q.variance @ (weight**2).sum(0)) / (2 * scale**2)
+    standard = _independent(torch.zeros_like(shifted), torch.ones_like(shifted))
+    reconstruction = Normal(q_mean @ weight.T + bias, scale).log_prob(x).sum(-1) - spread
+    elbo = reconstruction - kl_divergence(q, standard)
+    for one, wanted in zip(
+        path, torch.autograd.grad(elbo.sum(), (q_mean, q_log_scale)), strict=True
+    ):
+        error = (one.mean(0) - wanted) / (one.std(0) / 20_000**0.5 + 1e-9)
+        assert float(error.abs().max()) < 5
+        if width == 1:  # there each sample gives zero by itself
+            assert float(one.abs().max()) < 1e-9
+
+
 def test_eq_importance() -> None:
     x, log_p, weight, bias, scale, mean, posterior_scale = _oracle(width=1.5)
     q = _independent(mean, posterior_scale)

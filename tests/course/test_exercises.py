@@ -496,7 +496,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -r.mean(), "KL term is missing"),
         (lambda r, q, p: -(r - q).mean(), "prior is missing"),
         (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
-        (lambda r, q, p: math.log(4) - (r - q + p).logsumexp(0).mean(), "that is (1.11)"),
+        (lambda r, q, p: math.log(4) - (r - q + p).logsumexp(0).mean(), "that is (1.12)"),
         (lambda r, q, p: -(r - q - p).mean(), "log p(z) has the wrong sign"),
         (lambda r, q, p: -(r - (q - p).clamp(min=0)).mean(), "cut off negative values"),
         (lambda r, q, p: -(r - (q - p).abs()).mean(), "without its sign"),

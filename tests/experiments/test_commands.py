@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,16 +147,51 @@ def test_a_second_run_is_refused_without_resume_and_keeps_every_file(
     assert files(tmp_path) == before
 
 
+@contextlib.contextmanager
+def stopped_after(epochs: int) -> Iterator[None]:
+    """Ctrl-C in the epoch after so many, of all stages."""
+    validate, calls = training._validate, 0
+
+    def interrupted(vae: VAE, x: Tensor) -> Validation:
+        nonlocal calls
+        calls += 1
+        if calls > epochs:
+            raise KeyboardInterrupt
+        return validate(vae, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_validate", interrupted)
+        yield
+
+
 def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(
     command: Command, tmp_path: Path
 ) -> None:
-    command(TRAIN.replace("3", "5") + " --out whole")
-    command(TRAIN)
-    outcome = command(TRAIN.replace("3", "5") + " --resume")
+    line = TRAIN.replace("3", "5")
+    command(line + " --out whole")
+    with stopped_after(3):
+        assert command(line).code == 130
+    outcome = command(line + " --resume")
     assert outcome.code == 0
     ends = [load_file(tmp_path / f / RUN / "weights.safetensors") for f in ("whole", "runs")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert read_records(tmp_path / "runs" / RUN)[0]["epochs"] == 5
+
+
+@pytest.mark.parametrize("model", ["gaussian", "two-stage-flow-prior"])
+def test_a_run_goes_on_only_to_the_epochs_over_which_its_step_falls(
+    command: Command, tmp_path: Path, model: str
+) -> None:
+    line = TRAIN + f" --model {model}"
+    command(line)
+    before = files(tmp_path)
+    for epochs in ("2", "5"):
+        said = mistake(command(line.replace("3", epochs) + " --resume"))
+        assert f"checkpoint.pt is of another run, it differs in epochs (3 there, {epochs}" in said
+        assert files(tmp_path) == before
+    assert command(line.replace("3", "5") + " --overwrite").code == 0
+    (record,) = read_records(tmp_path / "runs" / RUN.replace("gaussian", model))
+    assert record["epochs"] == 5
 
 
 def test_resume_without_anything_to_resume_starts_the_run(command: Command) -> None:
@@ -207,32 +242,27 @@ def test_two_stages_hold_the_encoder_and_decoder_of_the_first_and_train_the_prio
     assert second["prior.loc"].any(), "the prior has learned"
 
 
-def test_two_stages_resumed_with_more_epochs_keep_the_first_that_the_second_stands_on(
+def test_two_stages_resumed_keep_the_first_that_the_second_stands_on(
     command: Command, tmp_path: Path
 ) -> None:
     line = TRAIN + " --model two-stage-flow-prior"
-    command(line)
-    kept = tmp_path / "runs" / RUN.replace("gaussian", "two-stage-flow-prior") / "first-stage.pt"
-    before = kept.read_bytes()
-    assert command(line.replace("3", "5") + " --resume").code == 0
-    assert kept.read_bytes() == before
+    name = RUN.replace("gaussian", "two-stage-flow-prior")
+    command(line + " --out whole")
+    with stopped_after(3 + 1):
+        assert command(line).code == 130
+    kept = tmp_path / "runs" / name / "first-stage.pt"
+    before = files(kept.parent)["first-stage.pt"]
+    assert command(line + " --resume").code == 0
+    assert files(kept.parent)["first-stage.pt"] == before
+    ends = [load_file(tmp_path / f / name / "weights.safetensors") for f in ("whole", "runs")]
+    assert all(torch.equal(ends[0][part], ends[1][part]) for part in ends[0])
 
 
 def test_a_run_stopped_in_its_first_stage_says_what_is_kept_and_goes_on_if_asked(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path
 ) -> None:
     line = TRAIN + " --model two-stage-flow-prior"
-    validate, calls = training._validate, 0
-
-    def interrupted(vae: VAE, x: Tensor) -> Validation:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        return validate(vae, x)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_validate", interrupted)
+    with stopped_after(1):
         stopped = command(line)
     assert stopped.code == 130
     assert "first-stage.pt keeps the last finished epoch" in stopped.err
@@ -297,8 +327,9 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(
     assert err.splitlines()[-1] == said
     assert f"runs/{RUN}/checkpoint.pt" in said and "--resume" in said
     done = len(load_checkpoint(checkpoint)["history"]["loss"])
-    assert command(f"{TRAIN} --resume --epochs {done + 1}").code == 0
-    assert read_records(tmp_path / "runs" / RUN)[0]["epochs"] == done + 1
+    with stopped_after(2):
+        assert command("train --data rings --epochs 100000 --resume").code == 130
+    assert len(load_checkpoint(checkpoint)["history"]["loss"]) == done + 2, "it went on from there"
 
 
 @pytest.mark.parametrize("where", ["evaluate", "prior_gap"])

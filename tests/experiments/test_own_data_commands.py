@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from flowvae_tutorial import build, fit, load_model, save_model
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.experiments.refinement_records import read_refinements
 from flowvae_tutorial.storage.own_data import load_data
+from flowvae_tutorial.training import loop
 
 
 @pytest.fixture
@@ -84,9 +86,23 @@ def test_a_model_of_a_file_is_evaluated_on_that_file_wherever_it_lies(
         )
 
 
-def test_a_run_goes_on_with_its_own_file_only(command: Command) -> None:
-    command(f"train {OPTIONS}")
-    more = f"train {OPTIONS} --resume".replace("--epochs 2", "--epochs 3")
+def test_a_run_goes_on_with_its_own_file_only(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_epoch = loop._train_epoch
+
+    def stopped(*args: Any) -> float:
+        if args[-1] == 2:
+            raise KeyboardInterrupt
+        return train_epoch(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_train_epoch", stopped)
+        assert command(f"train {OPTIONS}").code == 130
+    more = f"train {OPTIONS} --resume"
+    save_pictures(1)
+    assert "differs in data_checksum" in mistake(command(more))
+    save_pictures(0)
     assert command(more).code == 0
     save_pictures(1)
     assert "differs in data_checksum" in mistake(command(more))

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 import ladder
+import schedule
 import solutions
 import trials
 from flowvae_tutorial import VAE, History, InputError, build, fit
@@ -236,7 +237,7 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
 
 KINDS = {
     "results": RUNS, "long": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
-    "solutions": solutions.KIND, "converged": RUNS, "ladder": ladder.RUNGS,
+    "solutions": solutions.KIND, "ladder": ladder.RUNGS, "schedule": schedule.KIND,
 }  # fmt: skip
 FILES = sorted(RESULTS.rglob("*.json"))
 

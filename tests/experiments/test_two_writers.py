@@ -165,10 +165,10 @@ def test_fit_is_refused_a_checkpoint_that_another_writes_and_keeps_it_from_other
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, path = few_rings(), tmp_path / "run.pt"
-    first = fit(build("gaussian", data), data, epochs=1, checkpoint=path)
+    first = fit(build("gaussian", data), data, epochs=1, decay=0.0, checkpoint=path)
     before = path.read_bytes()
     with held(path), pytest.raises(InputError, match="another process is writing"):
-        fit(build("gaussian", data), data, epochs=2, checkpoint=path)
+        fit(build("gaussian", data), data, epochs=2, decay=0.0, checkpoint=path)
     assert path.read_bytes() == before
     seen: list[list[str]] = []
     validate = training._validate
@@ -178,7 +178,7 @@ def test_fit_is_refused_a_checkpoint_that_another_writes_and_keeps_it_from_other
         return validate(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "_validate", looked)
-    history = fit(build("gaussian", data), data, epochs=2, checkpoint=path)
+    history = fit(build("gaussian", data), data, epochs=2, decay=0.0, checkpoint=path)
     assert history.loss[:1] == first.loss
     assert len(seen) == 1 and seen[0]
     assert everything(tmp_path).keys() == {"run.pt"}

@@ -44,11 +44,21 @@ from flowvae_tutorial import (
     pseudo_inputs_from,
     refine,
 )
-from flowvae_tutorial.arguments import LARGEST, SIZE, interval, number, text, whole, widths
+from flowvae_tutorial.arguments import (
+    LARGEST,
+    SIZE,
+    interval,
+    number,
+    plain_name,
+    text,
+    whole,
+    widths,
+)
 from flowvae_tutorial.data import Data
 from flowvae_tutorial.models import Sizes
 from flowvae_tutorial.networks import UNBOUNDED
 from flowvae_tutorial.storage.checkpoints import load_checkpoint
+from flowvae_tutorial.storage.schema import NAME, breach
 from flowvae_tutorial.training import NotFinite, device_by_name
 
 X = torch.linspace(0, 1, 32).reshape(16, 2)
@@ -158,10 +168,12 @@ def test_no_interval_but_two_finite_numbers_in_order(value: Any) -> None:
 
 
 def test_a_run_with_numpys_numbers_is_the_run_with_pythons_and_goes_on(tmp_path: Path) -> None:
-    plain: dict[str, Any] = {"seed": 1, "beta": 0.5, "warmup": 2, "name": "a", "batch_size": 3}
+    plain: dict[str, Any] = {
+        "seed": 1, "beta": 0.5, "warmup": 2, "name": "a", "batch_size": 3, "decay": 0.0
+    }  # fmt: skip
     others: dict[str, Any] = {
         "seed": np.int64(1), "beta": np.linspace(0, 1, 3)[1], "warmup": torch.tensor(2),
-        "name": np.str_("a"), "batch_size": np.int32(3),
+        "name": np.str_("a"), "batch_size": np.int32(3), "decay": torch.tensor(0.0),
     }  # fmt: skip
     path, whole_run = tmp_path / "run.pt", tiny()
     fit(whole_run, data(), epochs=4, **plain)
@@ -170,6 +182,31 @@ def test_a_run_with_numpys_numbers_is_the_run_with_pythons_and_goes_on(tmp_path:
     history = fit(vae, data(), epochs=4, checkpoint=path, **plain)
     assert len(history.loss) == 4
     assert all(map(torch.equal, vae.state_dict().values(), whole_run.state_dict().values()))
+
+
+@pytest.mark.parametrize("bad", ["a/b", "a\\b", "a\0", "/", "x" * 201])
+def test_what_no_checkpoint_may_be_called_is_refused_before_the_first_epoch(
+    bad: str, tmp_path: Path
+) -> None:
+    assert breach(NAME, bad) is not None, "so that a checkpoint would not be written"
+    path = tmp_path / "run.pt"
+
+    def batch(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("training began")
+
+    plain, named = data(batch), replace(data(batch), name=bad)
+    for said in (
+        refusal(lambda: fit(tiny(), plain, epochs=1, name=bad, checkpoint=path)),
+        refusal(lambda: fit(tiny(), plain, epochs=1, name=bad)),
+        refusal(lambda: fit(tiny(), named, epochs=1, name="a", checkpoint=path)),
+    ):
+        assert "name must be no path and have at most 200 characters, got '" in said
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("good", ["", "x" * 200, "ä:b c*", "a\nb"])
+def test_what_a_checkpoint_may_be_called_is_taken(good: str) -> None:
+    assert plain_name(good, "name") == good and breach(NAME, good) is None
 
 
 def test_without_gradients_there_is_no_fit() -> None:

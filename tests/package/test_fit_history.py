@@ -120,12 +120,12 @@ def test_a_checkpoint_that_keeps_no_medians_is_read_and_continued(
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     whole, resumed = model(data), model(data)
-    expected = fit(whole, data, epochs=4, name="gaussian")
-    fit(model(data), data, epochs=2, name="gaussian", checkpoint=path)
+    expected = fit(whole, data, epochs=4, decay=0.0, name="gaussian")
+    fit(model(data), data, epochs=2, decay=0.0, name="gaussian", checkpoint=path)
     state = load_checkpoint(path)
     del state["history"]["median"]
     save_checkpoint(path, state)
-    history = fit(resumed, data, epochs=4, name="gaussian", checkpoint=path)
+    history = fit(resumed, data, epochs=4, decay=0.0, name="gaussian", checkpoint=path)
     assert history.elbo == expected.elbo and history.median[2:] == expected.median[2:]
     assert len(history.median) == 4 and all(math.isnan(value) for value in history.median[:2])
 

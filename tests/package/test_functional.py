@@ -95,8 +95,8 @@ def test_gradients_of_each_example_are_those_of_a_loop(
 def test_an_example_has_noise_of_its_own_or_shares_it_as_vmap_is_asked(
     data: str, name: str
 ) -> None:
-    vae = book_model(name, DATA[data])
-    x = DATA[data].batch(DATA[data].train[:1]).expand(3, -1)
+    vae = book_model(name, DATA[data]).double()
+    x = DATA[data].batch(DATA[data].train[:1]).double().expand(3, -1)
     parameters = dict(vae.named_parameters())
 
     def gradients(randomness: str) -> Tensor:

@@ -174,7 +174,9 @@ def digits_model() -> VAE:
 
 
 def one_fit(vae: VAE, data: Data, checkpoint: Path | None, epochs: int) -> dict[str, Any]:
-    history = fit(vae, data, epochs=epochs, device=CPU, name="vampprior", checkpoint=checkpoint)
+    history = fit(
+        vae, data, epochs=epochs, decay=0.0, device=CPU, name="vampprior", checkpoint=checkpoint
+    )
     state = {name: value.clone() for name, value in vae.state_dict().items()}
     return {"state": state, "history": asdict(history) | {"seconds": 0.0}}
 

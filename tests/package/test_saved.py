@@ -115,9 +115,9 @@ def test_weights_of_the_version_before_are_read_if_their_data_are_of_the_book(
 def test_a_run_does_not_go_on_with_other_data_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     vae = build("gaussian", pictures(), SIZES)
-    fit(vae, pictures(), epochs=1, checkpoint=path)
-    fit(vae, pictures(), epochs=2, checkpoint=path)
-    said = refusal(lambda: fit(vae, pictures(1), epochs=3, checkpoint=path))
+    fit(vae, pictures(), epochs=1, decay=0.0, checkpoint=path)
+    fit(vae, pictures(), epochs=2, decay=0.0, checkpoint=path)
+    said = refusal(lambda: fit(vae, pictures(1), epochs=3, decay=0.0, checkpoint=path))
     assert "differs in data_checksum" in said
 
 

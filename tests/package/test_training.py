@@ -49,10 +49,9 @@ def model(data: Data, kind: type[VAE] = VAE, hidden: int = 16, seed: int = 0) ->
 
 
 def run(vae: VAE, data: Data, epochs: int = 6, **settings: Any) -> History:
-    """A run with a step so large that the last epoch is not always the best."""
-    return fit(
-        vae, data, epochs=epochs, **{"batch_size": 200 // STEPS, "lr": 0.03, "warmup": 2} | settings
-    )
+    """A run with a step so large that the last epoch is not always the best, and does not fall."""
+    ours = {"batch_size": 200 // STEPS, "lr": 0.03, "decay": 0.0, "warmup": 2}
+    return fit(vae, data, epochs=epochs, **ours | settings)
 
 
 def weights(vae: VAE) -> dict[str, Tensor]:
@@ -82,7 +81,7 @@ def test_training_raises_the_validation_elbo(data: Data) -> None:
 
 def test_the_model_ends_with_the_weights_of_its_best_epoch(data: Data) -> None:
     vae = model(data)
-    history = run(vae, data, epochs=30, lr=0.1, seed=1)
+    history = run(vae, data, epochs=30, lr=0.1, seed=2)
     assert history.best_epoch < len(history.elbo), "else the last weights would pass, too"
     assert history.elbo[history.best_epoch - 1] == max(history.elbo)
     torch.manual_seed(training.VALIDATION_SEED)
@@ -168,8 +167,41 @@ def test_a_decaying_run_resumes_bit_for_bit_and_only_with_the_same_epochs(
     again = model(data)
     run(again, data, epochs=6, decay=1.0, checkpoint=stopped)
     assert same(weights(whole), weights(again))
-    with pytest.raises(InputError, match=r"\A[^\n]*differs in decay:[^\n]*\Z"):
-        run(model(data), data, epochs=7, decay=1.0, checkpoint=stopped)
+    for epochs in (5, 7):
+        with pytest.raises(InputError, match=rf"\A[^\n]*epochs \(6 there, {epochs} here\)[^\n]*\Z"):
+            run(model(data), data, epochs=epochs, decay=1.0, checkpoint=stopped)
+    for decay in (0.0, 0.5):
+        with pytest.raises(InputError, match=r"\A[^\n]*differs in decay:[^\n]*\Z"):
+            run(model(data), data, epochs=6, decay=decay, checkpoint=stopped)
+
+
+def test_by_default_the_step_falls_so_that_a_checkpoint_does_not_go_on_with_more_epochs(
+    data: Data, tmp_path: Path
+) -> None:
+    path, vae = tmp_path / "run.pt", model(data)
+    expected = fit(vae, data, epochs=2, checkpoint=path)
+    content, before = path.read_bytes(), weights(vae)
+    with pytest.raises(InputError) as error:
+        fit(vae, data, epochs=4, checkpoint=path)
+    assert one_line(error) == (
+        f"{path} is of another run, it differs in epochs (2 there, 4 here), on which a falling "
+        "step size depends: choose another file or delete it"
+    )
+    assert path.read_bytes() == content and same(weights(vae), before)
+    assert fit(vae, data, epochs=2, checkpoint=path) == expected, "the same run is at its end"
+    fit(model(data), data, epochs=2, decay=0.0, checkpoint=tmp_path / "held.pt")
+    longer = fit(model(data), data, epochs=4, decay=0.0, checkpoint=tmp_path / "held.pt")
+    assert len(longer.loss) == 4, "a step that is held lets it go on"
+
+
+def test_by_default_no_run_stops_before_its_last_epoch(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elbos = (Validation(-epoch, 0.0, -epoch, -epoch) for epoch in range(1000))
+    monkeypatch.setattr(training, "_validate", lambda *_: next(elbos))
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: 0.0)
+    history = fit(model(data), data)
+    assert (history.best_epoch, len(history.loss)) == (1, 200)
 
 
 def test_each_epoch_shows_every_training_example_once_in_a_new_order(data: Data) -> None:
@@ -239,9 +271,9 @@ def test_a_finished_run_started_again_gives_its_best_weights_and_trains_no_more(
 ) -> None:
     checkpoint = tmp_path / "run.pt"
     first, second = model(data), model(data, Recording, seed=9)
-    expected = run(first, data, epochs=30, lr=0.1, seed=1, checkpoint=checkpoint)
+    expected = run(first, data, epochs=30, lr=0.1, seed=2, checkpoint=checkpoint)
     assert expected.best_epoch < 30
-    assert run(second, data, epochs=30, lr=0.1, seed=1, checkpoint=checkpoint) == expected
+    assert run(second, data, epochs=30, lr=0.1, seed=2, checkpoint=checkpoint) == expected
     assert same(weights(second), weights(first))
     assert "betas" not in second.__dict__
 
