@@ -238,7 +238,11 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     model, named = resolve(name, data)
     sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
-    vae.built_from = {"model": name, "sizes": sizes._asdict(), "data": data.form}
+    bounds = scale_bounds(data)
+    vae.built_from = {
+        "model": name, "sizes": sizes._asdict(), "data": data.form,
+        "log_scale_bounds": None if bounds == networks.UNBOUNDED else list(bounds),
+    }  # fmt: skip
     return vae
 
 

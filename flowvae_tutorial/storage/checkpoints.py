@@ -39,6 +39,9 @@ HISTORY = form(
     # What nobody knows is NaN.
     {"median": {"type": "array", "items": {"type": ["number", "float"]}}},
 )  # fmt: skip
+BOUNDS: Form = {
+    "anyOf": [{"const": None}, {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}]
+}
 BUILT_FROM = form({
     "model": NAME,
     "sizes": form(
@@ -54,7 +57,7 @@ BUILT_FROM = form({
             "checksum": NAME,
         },
     ),
-})  # fmt: skip
+}, {"log_scale_bounds": BOUNDS})  # fmt: skip
 _RUN = OBJECT | {
     "properties": {
         "model": NAME, "data": NAME, "batch_size": POSITIVE, "lr": ABOVE_0, "beta": AT_LEAST_0,
@@ -67,6 +70,8 @@ _RUN = OBJECT | {
     },
 }  # fmt: skip
 _RUN["required"] = list(_RUN["properties"])
+# What an earlier version wrote lacks them, and had none.
+_RUN["properties"]["log_scale_bounds"] = BOUNDS
 # Of Adam; nothing else has been switched on.
 _GROUP = OBJECT | {
     "properties": {

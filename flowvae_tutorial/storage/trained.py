@@ -162,6 +162,9 @@ def load_trained(path: Path | str) -> Trained:
         if given != wanted:
             first = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
             raise InputError(f"{first!r} is of another size or kind, too much or missing")
+        had = (built_from or {}).get("log_scale_bounds")
+        if (bounds := (vae.built_from or {})["log_scale_bounds"]) != had:
+            raise InputError(f"the bounds of log σ were {had} and are {bounds}, train again")
         vae.load_state_dict(state)
         if model.partition("-k")[0] in FIRST_STAGE:
             vae = on_first_stage(vae, vae)

@@ -121,6 +121,7 @@ def fit(
         "decay": (decay, epochs) if decay else None,
         "data_checksum": data.checksum,
         "parameters": [f"{part} {tuple(p.shape)}" for part, p in vae.named_parameters()],
+        "log_scale_bounds": (vae.built_from or {}).get("log_scale_bounds"),
     }  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
         history, best = _resume(checkpoint, run, vae, optimizer)
