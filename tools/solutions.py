@@ -1,10 +1,11 @@
 """Runs what the book tells of and does not run on its pages: python tools/solutions.py [NAME …]
 
-The solutions of the open exercises report what became of them, section 3.10 two flat models with
-as many weights as a hierarchy, and sections 5.5 and 5.6 two more seeds. Each is measured here with
-the code of its chapter and of its solution, and writes book/results/solutions/NAME.json; one that
-is there is not run again. The tables of the solutions are what `table` makes of the records. All of
-it takes half an hour on one CPU thread.
+The solutions of the open exercises report what became of them, section 1.10 draws from wider
+posteriors, section 3.10 two flat models with as many weights as a hierarchy, sections 5.5 and 5.6
+two more seeds, and section 6.8 a race with five models. Each is measured here with the code of its
+chapter and of its solution, and writes book/results/solutions/NAME.json, with NAME as in 1.5 or
+6.8-seeds; one that is there is not run again. The tables of the solutions are what `table` makes of
+the records. All of it takes half an hour on one CPU thread.
 """
 
 import contextlib
