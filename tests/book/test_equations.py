@@ -48,18 +48,25 @@ from flowvae_tutorial.transforms import rational_quadratic_spline
 
 BOOK = Path(__file__).parents[2] / "book"
 LABEL = re.compile(r"\$\$\s*\((eq-[a-z0-9-]+)\)")
+TAGGED = re.compile(r"\\tag\{([\d.]+)\}(?:(?!\$\$).)*\$\$\s*\((eq-[a-z0-9-]+)\)", re.DOTALL)
+POINTER = re.compile(r"\[\((\d\.\d+)\)\]\(([^)#]*)(?:#(eq-[a-z0-9-]+))?\)")
 
 
-def labels() -> list[str]:
-    """The labels of all numbered equations, in the order of the pages."""
-    found = []
-    for path in sorted(BOOK.glob("*.md")) + sorted(BOOK.glob("*.ipynb")):
+def pages() -> dict[Path, str]:
+    """The prose of all pages, in their order."""
+    found = {}
+    for path in sorted(BOOK.rglob("*.md")) + sorted(BOOK.glob("*.ipynb")):
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             cells = json.loads(text)["cells"]
             text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        found += LABEL.findall(text)
+        found[path] = text
     return found
+
+
+def labels() -> list[str]:
+    """The labels of all numbered equations, in the order of the pages."""
+    return [label for text in pages().values() for label in LABEL.findall(text)]
 
 
 def test_every_equation_has_a_test_and_every_test_an_equation() -> None:
@@ -71,6 +78,20 @@ def test_every_equation_has_a_test_and_every_test_an_equation() -> None:
 
 def test_no_label_is_used_twice() -> None:
     assert len(labels()) == len(set(labels()))
+
+
+def test_a_pointer_to_an_equation_has_its_number() -> None:
+    texts = pages()
+    numbers = {path: dict(map(reversed, TAGGED.findall(text))) for path, text in texts.items()}
+    everywhere = {label: number for found in numbers.values() for label, number in found.items()}
+    assert set(everywhere) == set(labels())
+    pointers = [(path, *found) for path, text in texts.items() for found in POINTER.findall(text)]
+    assert len(pointers) > 200
+    for path, number, page, label in pointers:
+        if label:
+            assert number == everywhere[label], (path.name, number, label)
+        else:
+            assert number in numbers[(path.parent / page).resolve()].values(), (path.name, number)
 
 
 # --- chapter 0 --------------------------------------------------------------------------------
