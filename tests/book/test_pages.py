@@ -3,6 +3,7 @@
 Each check takes a page's text and returns what is wrong with it, so that it can be shown to fail.
 """
 
+import ast
 import importlib.util
 import re
 import warnings
@@ -17,6 +18,10 @@ from torch.distributions import Distribution
 
 BOOK = Path(__file__).parents[2] / "book"
 PAGES = ("faq.md", "glossary.md", "own_data.md", "own_vae.md")
+# Their code is not run, and they quote figures of the chapters.
+OTHERS = ("intro.md", "which_model.md", *(f"course/{name}.md" for name in (
+    "index", "instructors_guide", "projects", "question_bank", "syllabus"
+)))  # fmt: skip
 # What no requirement of the project's installs: a block that imports one runs where it is there.
 OPTIONAL = ("lightning", "normflows")
 
@@ -122,6 +127,26 @@ def decimal_problems(text: str) -> list[str]:
     return re.findall(r"\d+\.\d+", SECTIONS.sub("", text))
 
 
+def interval_problems(text: str) -> list[str]:
+    """Intervals that no chapter prints; those of the questions on chapter 8 are made up."""
+    text = text.partition("## Chapter 8: ")[0].replace("−", "-")
+    found = re.findall(r"-?\d+\.\d+\s\[-?\d+\.\d+, -?\d+\.\d+\]", text)
+    return [interval for interval in found if re.sub(r"\s\[", " [", interval) not in EVERY]
+
+
+def import_problems(text: str) -> list[str]:
+    """What blocks of code import from the package, and the package has not."""
+    problems = []
+    for code, _ in python_blocks(text):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowvae"):
+                try:
+                    exec(ast.unparse(node), {})
+                except ImportError as error:
+                    problems.append(str(error))
+    return problems
+
+
 def glossary_entries(text: str) -> list[tuple[list[str], str]]:
     """The terms of each entry, and its definition."""
     found = re.search(r"^```\{glossary\}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
@@ -169,6 +194,15 @@ CHECKS: list[Check] = [
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_no(page: str, check: Check) -> None:
     assert check(prose(read(page)) if check is not fence_problems else read(page)) == []
+
+
+@pytest.mark.parametrize(
+    "check", [*CHECKS[1:], interval_problems, import_problems], ids=lambda check: check.__name__
+)
+@pytest.mark.parametrize("page", OTHERS)
+def test_another_page_has_no(page: str, check: Check) -> None:
+    text = read(page).replace("](../", "](")
+    assert check(text if check is import_problems else prose(text)) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -229,6 +263,9 @@ def test_the_page_says_how_to_install_what_the_project_does_not(name: str) -> No
         (chapter_problems, "[chapter 3](02_vampprior.ipynb)"),
         (chapter_problems, "[Chapter 2](02_gone.ipynb)"),
         (decimal_problems, "a gain of 5.66 nats"),
+        (interval_problems, "a gain of 5.66 [1.23, 9.87] nats"),
+        (interval_problems, "a loss of −5.66\n[−9.87, −1.23] nats"),
+        (import_problems, "```python\nfrom flowvae_tutorial import gone\n```\n"),
         (decimal_problems, "`NLL: 1.23 nats (page: 1.2 ± 0.5)`"),
         (
             glossary_problems,
