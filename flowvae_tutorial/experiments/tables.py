@@ -97,7 +97,7 @@ def table(records: Sequence[Record]) -> str:
         InputError: the runs of one line differ in S.
     """
     lines = [
-        "| run | seeds | NLL | ELBO | reconstruction | KL | active units | gap of the prior |",
+        "| run | seeds | NLL | ELBO | reconstruction | KL | active units | refit gain |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, runs in group(records).items():

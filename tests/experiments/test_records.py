@@ -602,7 +602,7 @@ def test_the_table_has_a_line_a_model_with_means_over_seeds(record: Record) -> N
         )
     )
     assert head == [
-        "run", "seeds", "NLL", "ELBO", "reconstruction", "KL", "active units", "gap of the prior"
+        "run", "seeds", "NLL", "ELBO", "reconstruction", "KL", "active units", "refit gain"
     ]  # fmt: skip
     assert {len(line) for line in (rule, *lines)} == {len(head)}
     assert lines[0] == [
