@@ -11,7 +11,13 @@ import schedule
 from flowvae_tutorial import build
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
-from flowvae_tutorial.experiments.records import group, paired_interval, read_records
+from flowvae_tutorial.experiments.records import (
+    Interval,
+    group,
+    interval,
+    paired_interval,
+    read_records,
+)
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 RECORDS = files.find(schedule.KIND, RESULTS / "schedule")
@@ -20,6 +26,10 @@ SHOWN = (
     "gaussian", "mixture-k1", "vampprior-k1", "vampprior", "flow-prior", "hvae",
     "hierarchical-vampprior",
 )  # fmt: skip
+
+
+def minus(one: list[float], other: list[float]) -> list[float]:
+    return [a - b for a, b in zip(one, other, strict=True)]
 
 
 @pytest.fixture
@@ -73,16 +83,40 @@ def test_the_command_leaves_a_record_and_does_nothing_twice(
 
 def test_what_section_2_8_says_is_in_the_records() -> None:
     rungs = files.find(ladder.RUNGS, RESULTS / "ladder")
-    lost = {
-        model: ladder.mean(rungs[f"digits-{model}-200"]) - ladder.mean(rungs[f"digits-{model}-300"])
-        for model in SHOWN
+
+    def change(model: str, start: int, end: int) -> list[float]:
+        before, after = (rungs[f"digits-{model}-{epochs}"]["elbo"] for epochs in (start, end))
+        return [b - a for a, b in zip(before, after, strict=True)]
+
+    risen = {model: interval(change(model, 150, 200)) for model in SHOWN}
+    assert sum(0 < step.mean < 0.12 for step in risen.values()) == 3
+    assert all(step.mean > 0 for step in risen.values())
+    assert sum(step.low < 0 for step in risen.values()) == 4
+    lost = {model: interval(change(model, 300, 200)) for model in SHOWN}
+    normal = lost.pop("gaussian")
+    assert round(normal.mean, 1) == 0.2 and normal.low < 0
+    assert all(loss.low > 0 for loss in lost.values())
+    means = [round(loss.mean, 1) for loss in lost.values()]
+    assert [min(means), max(means)] == [0.5, 1.1]
+    more = {
+        model
+        for model in lost
+        if interval(minus(change(model, 300, 200), change("gaussian", 300, 200))).low > 0
     }
-    assert all(
-        ladder.mean(rungs[f"digits-{model}-200"]) > ladder.mean(rungs[f"digits-{model}-150"])
-        for model in SHOWN
-    )
-    assert round(lost.pop("gaussian"), 1) == 0.2
-    assert [round(min(lost.values()), 1), round(max(lost.values()), 1)] == [0.5, 1.1]
+    assert more == {"mixture-k1", "vampprior-k1", "flow-prior"}
+    most = interval(change("vampprior-k500", 150, 200))
+    assert most.low < 0 < most.high
+
+    for model in ("mixture-k1", "vampprior-k1"):
+        ahead = {
+            epochs: minus(*(rungs[f"digits-{m}-{epochs}"]["elbo"] for m in (model, "gaussian")))
+            for epochs in (150, 200, 300)
+        }
+        found = {epochs: interval(lead) for epochs, lead in ahead.items()}
+        zero = {epochs for epochs, lead in found.items() if lead.low < 0 < lead.high}
+        assert zero == ({200, 300} if model == "vampprior-k1" else {150, 200, 300})
+        shrunk = interval(minus(ahead[150], ahead[300]))
+        assert shrunk.low > 0 and round(2 * shrunk.mean) == 3
 
     runs = group(read_records(RESULTS, "digits"))
     new = [runs[f"digits-{model}"] for model in schedule.MODELS]
@@ -100,3 +134,18 @@ def test_what_section_2_8_says_is_in_the_records() -> None:
     assert by_path[0].low > 0 > by_path[1].low and by_path[1].high > 0
     assert round(paired_interval(constant[0], new[1]).mean) == 7
     assert round(paired_interval(new[0], constant[1]).mean, 1) == 2.5
+
+
+def test_a_learned_gaussian_gains_in_nll_and_in_the_bound_nothing_that_is_seen() -> None:
+    runs = group(read_records(RESULTS, "digits"))
+
+    def in_elbo(*models: str) -> Interval:
+        before, after = ([run["elbo"] for run in runs[f"digits-{model}"]] for model in models)
+        return interval(minus(after, before))
+
+    for model in ("mixture-k1", "vampprior-k1"):
+        assert paired_interval(runs["digits-gaussian"], runs[f"digits-{model}"]).low > 0
+        assert in_elbo("gaussian", model).low < 0 < in_elbo("gaussian", model).high
+    assert in_elbo("mixture", "vampprior-k50").low < 0
+    for models in (("mixture-k1", "mixture"), ("vampprior-k1", "vampprior")):
+        assert in_elbo(*models).low > 0
