@@ -293,3 +293,21 @@ def test_a_block_is_left_out_only_for_a_module_that_is_not_there(
     text = "```python\nimport lightning\n```\n\n```python\nimport json\n```\n"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run_page(text, "a.md") == 1
+
+
+# --- the lab ----------------------------------------------------------------------------------
+
+
+def test_what_a_chapter_tells_its_reader_to_choose_in_the_lab_is_there() -> None:
+    lab = (BOOK / "live" / "lab.js").read_text(encoding="utf-8")
+    offered = re.findall(r'link\("([^"]+)"', lab)
+    told = [
+        choice
+        for path in sorted(BOOK.glob("0*.ipynb"))
+        for cell in nbformat.read(path, as_version=4).cells
+        if "[the VAE lab](lab.md)" in (text := cell.source) and "*Try*" in text
+        for choice in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", text)
+        if choice != "Try"
+    ]
+    assert len(told) >= 3
+    assert set(told) <= set(offered)
