@@ -105,14 +105,11 @@ TRIALS = {
     "path": Trial(change="path gradient", wrap=path_gradient),
     "path-batch": Trial(
         change="path gradient, batches of 200, step size 3e-3",
-        settings={"batch_size": 200, "lr": 3e-3}, wrap=path_gradient,
+        settings={"batch_size": 200, "lr": 3e-3},
+        wrap=path_gradient,
     ),
     "flow-prior": Trial(model="flow-prior"),
     "flow-path": Trial(model="flow-prior", change="path gradient", wrap=path_gradient),
-    "flow-path-batch": Trial(
-        model="flow-prior", change="path gradient, batches of 200, step size 2e-3",
-        settings={"batch_size": 200, "lr": 2e-3}, wrap=path_gradient,
-    ),
     "flow-step": Trial(model="flow-prior", change="step size 2e-3", settings={"lr": 2e-3}),
     "width": Trial(
         model="flow-prior",
@@ -120,12 +117,7 @@ TRIALS = {
         sizes={"flow_hidden": (512, 512)},
     ),
     "couplings": Trial(model="flow-prior", change="12 couplings, not 6", sizes={"transforms": 12}),
-    "vampprior": Trial(model="vampprior"),
-    "vampprior-path-batch": Trial(
-        model="vampprior", change="path gradient, batches of 250, step size 3e-3",
-        settings={"batch_size": 250, "lr": 3e-3}, wrap=path_gradient,
-    ),
-}  # fmt: skip
+}
 
 
 def train(name: str, trial: Trial, data: Data) -> tuple[VAE, History]:

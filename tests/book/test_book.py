@@ -58,6 +58,10 @@ ABSOLUTE_PATH = re.compile(
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|PLACEHOLDER)\b")
 EMBEDDED = re.compile(r'data:image/[^"]+')
 MEASURED = r"-?\d+(\.\d+)?(?=( [^\d(\n]*)? ?\(page: )"
+DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*\)")
+FOLDED = re.compile(r"<details.*?</details>", re.DOTALL)
+FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$", re.DOTALL)
+WORD = re.compile(r"[A-Za-z][\w'’-]*")
 # What a chapter tells its reader before it starts.
 INTRODUCTION = {
     "objectives": r"\bobjectives\b|you can\b",
@@ -329,6 +333,33 @@ def unfinished_problems(chapter: Chapter) -> list[str]:
     return [f"the word {word}" for word in found]
 
 
+def stretches(chapter: Chapter) -> Iterable[str]:
+    """The prose between two pictures, up to the exercises; what is folded is an aside."""
+    prose = ""
+    for cell in chapter.notebook.cells:
+        if cell.cell_type == "code":
+            shown = [data_of(output) for output in cell.outputs]
+            if any("image/png" in data or "<img" in data.get("text/html", "") for data in shown):
+                yield prose
+                prose = ""
+            continue
+        text, *exercises = cell.source.split("## Exercises")
+        first, *others = DRAWING.split(FOLDED.sub("", text))
+        prose += first
+        for part in others:
+            yield prose
+            prose = part
+        if exercises:
+            break
+    yield prose
+
+
+def stretch_problems(chapter: Chapter) -> list[str]:
+    """A head takes in what it sees: a formula counts as one word."""
+    counts = [len(WORD.findall(FORMULA.sub(" x ", prose))) for prose in stretches(chapter)]
+    return [f"{count} words without a figure" for count in counts if count > 900]
+
+
 Check = Callable[[Chapter], list[str]]
 CHECKS: list[Check] = [
     execution_problems,
@@ -347,6 +378,7 @@ CHECKS: list[Check] = [
     metadata_problems,
     path_problems,
     unfinished_problems,
+    stretch_problems,
 ]
 
 
@@ -558,6 +590,8 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (path_problems, put_source(r'open("C:\data\x.csv")')),
     (unfinished_problems, add(new_markdown_cell("TODO: say why"))),
     (unfinished_problems, put_source("x = 1  # FIXME")),
+    (stretch_problems, add(new_markdown_cell(901 * "word "))),
+    (stretch_problems, add(new_markdown_cell(901 * "word " + "![a drawing](figures/idea.svg)"))),
 ]
 
 

@@ -70,6 +70,8 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
     assert (RECORDS["free-bits"]["active_units"], RECORDS["gaussian"]["active_units"]) == (40, 24)
     assert round(gained("flow-step", flow), 1) == -0.4
     assert max(gained("width", flow), gained("couplings", flow)) < 0
+    assert (round(gained("path"), 1), round(gained("flow-path", flow), 1)) == (0.3, 0.4)
+    assert round(gained("path-batch"), 1) == 0.9
     # Beside the long runs: the same step at 150 epochs, and the decay's share at 30.
     past = {r["model"]: r["history"] for r in read_records(BOOK / "results", "dynamic-mnist")}
     long = {
@@ -88,6 +90,24 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
     assert twice == longer["history"]["loss"][:150]
     assert round(RECORDS["gaussian"]["elbo"] - long["gaussian"][29], 1) == 2.1
     assert round(RECORDS[flow]["elbo"] - long[flow][29], 1) == 3.4
+
+
+def test_only_the_trials_of_the_path_gradient_have_it(few: Data) -> None:
+    torch.manual_seed(0)
+    vae, x = build("gaussian", few, DIGITS), few.train[:32]
+    slopes = {}
+    for name in ("gaussian", "path"):
+        torch.manual_seed(1)
+        wrapped = trials.TRIALS[name].wrap(vae)
+        vae.zero_grad()
+        wrapped.loss(x).backward()
+        slopes[name] = [parameter.grad.clone() for parameter in vae.posterior.parameters()]
+    torch.manual_seed(1)
+    vae.zero_grad()
+    (-vae.elbo(x).value.mean()).backward()
+    whole = [parameter.grad for parameter in vae.posterior.parameters()]
+    torch.testing.assert_close(slopes["gaussian"], whole)
+    assert not torch.allclose(slopes["path"][0], whole[0])
 
 
 def test_free_bits_pay_for_what_a_unit_costs_above_them(
