@@ -438,7 +438,7 @@ def two_more_seeds() -> list[Run]:
 def two_more_seeds_of_digits() -> list[Run]:
     shown = "c003", "c006", "c008", "c012", "c020", "c022", "c028", "c029", "c030b"
     told = (
-        "Gaussian", "best Gaussian for each", "share that the flow closes", "amortisation",
+        "Gaussian", "best Gaussian for each", "share that the flow closes", "training",
         "generalisation", "share of the ten worst test pictures",
     )  # fmt: skip
     found = {seed: play("5.5", *shown, seed=seed)["measured"] for seed in (1, 2)}
