@@ -63,8 +63,7 @@ def training_settings(data: Data) -> dict[str, Any]:
 
 def scale_bounds(data: Data) -> tuple[float, float]:
     """The bounds of log σ in a posterior; none for 28 by 28 images, whose weights were made so."""
-    bounded = data.image_shape != (28, 28)
-    return networks.LOG_SCALE_BOUNDS if bounded else networks.UNBOUNDED
+    return networks.UNBOUNDED if data.image_shape == (28, 28) else networks.LOG_SCALE_BOUNDS
 
 
 def hidden_layer(data: Data) -> Layer:
@@ -238,11 +237,8 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     model, named = resolve(name, data)
     sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
-    bounds = scale_bounds(data)
-    vae.built_from = {
-        "model": name, "sizes": sizes._asdict(), "data": data.form,
-        "log_scale_bounds": None if bounds == networks.UNBOUNDED else list(bounds),
-    }  # fmt: skip
+    ends = None if scale_bounds(data) == networks.UNBOUNDED else [*scale_bounds(data)]
+    vae.built_from = dict(model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=ends)
     return vae
 
 
