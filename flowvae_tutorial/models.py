@@ -10,6 +10,7 @@ from . import networks
 from .arguments import plain_sizes, text, widths
 from .data import Data
 from .errors import InputError
+from .flow_matching import FlowMatchingPrior
 from .flows import CouplingFlow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
@@ -21,6 +22,7 @@ from .priors import (
     VampPrior,
     pseudo_inputs_from,
 )
+from .stages import on_first_stage
 from .vae import VAE
 
 
@@ -63,8 +65,7 @@ def training_settings(data: Data) -> dict[str, Any]:
 
 def scale_bounds(data: Data) -> tuple[float, float]:
     """The bounds of log σ in a posterior; none for 28 by 28 images, whose weights were made so."""
-    bounded = data.image_shape != (28, 28)
-    return networks.LOG_SCALE_BOUNDS if bounded else networks.UNBOUNDED
+    return networks.UNBOUNDED if data.image_shape == (28, 28) else networks.LOG_SCALE_BOUNDS
 
 
 def hidden_layer(data: Data) -> Layer:
@@ -108,6 +109,10 @@ def coupling_flow(sizes: Sizes, kind: Kind, context: int = 0) -> CouplingFlow:
 
 def _flow(kind: Kind, data: Data, sizes: Sizes, posterior: nn.Module) -> CouplingFlow:
     return coupling_flow(sizes, kind)
+
+
+def _matching(data: Data, sizes: Sizes, posterior: nn.Module) -> FlowMatchingPrior:
+    return FlowMatchingPrior(sizes.latent, sizes.flow_hidden)
 
 
 def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
@@ -167,6 +172,8 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "flow-prior": partial(_one_level, _affine, gaussian_posterior),
     "spline-flow-prior": partial(_one_level, _spline, gaussian_posterior),
     "two-stage-flow-prior": partial(_one_level, _affine, gaussian_posterior),
+    "flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
+    "two-stage-flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
     "hierarchical-flow-prior": partial(_two_levels, _affine),
     "flow-posterior": partial(_one_level, _standard_normal, _bent),
     "spline-flow-posterior": partial(_one_level, _standard_normal, _bent_by_spline),
@@ -176,7 +183,7 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
 }
 BOOK_MODELS = list(MODELS)
 # Models that take posterior and likelihood from another, trained before them and then held.
-FIRST_STAGE = {"two-stage-flow-prior": "gaussian"}
+FIRST_STAGE = dict.fromkeys(["two-stage-flow-prior", "two-stage-flow-matching-prior"], "gaussian")
 # The paper's name for the model that the book's first chapter is called after.
 MODELS["vae"] = MODELS["gaussian"]
 
@@ -238,17 +245,6 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     model, named = resolve(name, data)
     sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
-    bounds = scale_bounds(data)
-    vae.built_from = {
-        "model": name, "sizes": sizes._asdict(), "data": data.form,
-        "log_scale_bounds": None if bounds == networks.UNBOUNDED else list(bounds),
-    }  # fmt: skip
+    ends = None if scale_bounds(data) == networks.UNBOUNDED else [*scale_bounds(data)]
+    vae.built_from = dict(model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=ends)
     return vae
-
-
-def on_first_stage(vae: VAE, first: VAE) -> VAE:
-    """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
-    held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    both = VAE(vae.prior.to(next(first.parameters()).device), *held)
-    both.built_from = vae.built_from
-    return both
