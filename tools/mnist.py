@@ -1,8 +1,9 @@
 """Long runs of MNIST with path gradients: python tools/mnist.py DATA MODEL [MODEL …]
 
-A run of 400 epochs writes book/results/mnist/NAME.json. The batches and the step are
-those that short trials preferred on the validation pictures (tools/trials.py). A stopped run goes
-on from its last epoch: checkpoints lie in the git-ignored runs/mnist/.
+A run of 400 epochs writes book/results/mnist/NAME.json; no page reads one yet. The batch and the
+step of the VAE are those that a trial of 30 epochs preferred on the validation pictures
+(tools/trials.py); those of the other models are taken from it and still to be tried. A stopped run
+goes on from its last epoch: checkpoints lie in the git-ignored runs/mnist/.
 """
 
 import sys
@@ -20,7 +21,7 @@ from flowvae_tutorial.models import resolve, training_settings
 EPOCHS = 400
 SAMPLES = 5000
 CHECKPOINTS = Path("runs/mnist")
-# A flow wants small steps, and a VampPrior few of them: each encodes its pseudo-inputs.
+# Of a VampPrior every step encodes the pseudo-inputs, so few steps cost less.
 FEW: dict[str, Any] = {"batch_size": 250, "lr": 3e-3}
 OWN: dict[str, dict[str, Any]] = {
     "gaussian": {"batch_size": 200, "lr": 3e-3},
