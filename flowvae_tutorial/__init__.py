@@ -24,6 +24,7 @@ from .evaluation import (
     mean_and_standard_error,
     prior_gap,
 )
+from .flow_matching import FlowMatchingPrior
 from .flows import CouplingFlow, Flow
 from .history import History
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
@@ -56,6 +57,7 @@ __all__ = [
     "CouplingFlow",
     "Evaluation",
     "Flow",
+    "FlowMatchingPrior",
     "FlowPosterior",
     "GaussianLikelihood",
     "GaussianMixture",

@@ -87,6 +87,12 @@ class _StandardNormal(Independent):  # type: ignore[type-arg]
         return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
 
+def standard_normal(zero: Tensor) -> Independent:  # type: ignore[type-arg]
+    """N(0, I) over vectors of the last dimension of `zero`, whose other dimensions are a batch."""
+    normal = Normal(zero, torch.ones_like(zero), validate_args=False)
+    return _StandardNormal(normal, 1, validate_args=False)
+
+
 def _check_finite(value: Tensor, name: str) -> None:
     # The sum is finite if all values are, unless it overflows: only then look at each.
     if not value.sum().isfinite() and not value.isfinite().all():
@@ -182,10 +188,7 @@ class CouplingFlow(nn.Module):
         """The flow's distribution, batch shape `()`, or `(N,)` for a context `(N, C)`."""
         transform = self.transform(context)
         shape = (() if context is None else context.shape[:-1]) + self.loc.shape
-        zero = self.loc.new_zeros(shape)
-        normal = Normal(zero, torch.ones_like(zero), validate_args=False)
-        base = _StandardNormal(normal, 1, validate_args=False)
-        return Flow(base, transform, validate_args=False)
+        return Flow(standard_normal(self.loc.new_zeros(shape)), transform, validate_args=False)
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""

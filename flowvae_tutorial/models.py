@@ -10,6 +10,7 @@ from . import networks
 from .arguments import plain_sizes, text, widths
 from .data import Data
 from .errors import InputError
+from .flow_matching import FlowMatchingPrior
 from .flows import CouplingFlow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
 from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
@@ -21,6 +22,7 @@ from .priors import (
     VampPrior,
     pseudo_inputs_from,
 )
+from .stages import on_first_stage
 from .vae import VAE
 
 
@@ -109,6 +111,10 @@ def _flow(kind: Kind, data: Data, sizes: Sizes, posterior: nn.Module) -> Couplin
     return coupling_flow(sizes, kind)
 
 
+def _matching(data: Data, sizes: Sizes, posterior: nn.Module) -> FlowMatchingPrior:
+    return FlowMatchingPrior(sizes.latent, sizes.flow_hidden)
+
+
 def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
     """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
     net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
@@ -166,6 +172,8 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "flow-prior": partial(_one_level, _affine, gaussian_posterior),
     "spline-flow-prior": partial(_one_level, _spline, gaussian_posterior),
     "two-stage-flow-prior": partial(_one_level, _affine, gaussian_posterior),
+    "flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
+    "two-stage-flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
     "hierarchical-flow-prior": partial(_two_levels, _affine),
     "flow-posterior": partial(_one_level, _standard_normal, _bent),
     "spline-flow-posterior": partial(_one_level, _standard_normal, _bent_by_spline),
@@ -175,7 +183,7 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
 }
 BOOK_MODELS = list(MODELS)
 # Models that take posterior and likelihood from another, trained before them and then held.
-FIRST_STAGE = {"two-stage-flow-prior": "gaussian"}
+FIRST_STAGE = dict.fromkeys(["two-stage-flow-prior", "two-stage-flow-matching-prior"], "gaussian")
 # The paper's name for the model that the book's first chapter is called after.
 MODELS["vae"] = MODELS["gaussian"]
 
@@ -240,11 +248,3 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     ends = None if scale_bounds(data) == networks.UNBOUNDED else [*scale_bounds(data)]
     vae.built_from = dict(model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=ends)
     return vae
-
-
-def on_first_stage(vae: VAE, first: VAE) -> VAE:
-    """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
-    held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
-    both = VAE(vae.prior.to(next(first.parameters()).device), *held)
-    both.built_from = vae.built_from
-    return both

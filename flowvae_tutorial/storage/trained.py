@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 from ..data import DATA_SETS, Data, blank, outline
 from ..errors import InputError
 from ..history import History
-from ..models import FIRST_STAGE, Sizes, assemble, on_first_stage, resolve
+from ..models import FIRST_STAGE, Sizes, assemble, resolve
+from ..stages import on_first_stage
 from ..vae import VAE
 from .checkpoints import (
     AT_LEAST_0,
@@ -231,7 +232,9 @@ def least_numbers(model: str, sizes: Sizes, features: int) -> int:
         least += sizes.pseudo_inputs * features
     if model.startswith("mixture"):
         least += sizes.components * sizes.latent
-    if "flow" in model:
+    if "matching" in model:
+        least += layers(*sizes.flow_hidden)
+    elif "flow" in model:
         least += sizes.transforms * max(1, layers(*sizes.flow_hidden))
     return least
 

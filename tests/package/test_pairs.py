@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flowvae_tutorial import (
     VAE,
     CouplingFlow,
+    FlowMatchingPrior,
     FlowPosterior,
     GaussianLikelihood,
     GaussianMixture,
@@ -20,6 +21,7 @@ from flowvae_tutorial import (
     StandardNormal,
     VampPrior,
 )
+from flowvae_tutorial.flow_matching import VelocityField
 from flowvae_tutorial.networks import TwoInputs, mlp
 
 # A hierarchy has TOP + LOWER of the D latents in its two levels.
@@ -88,6 +90,7 @@ PRIORS: dict[str, Callable[[Any, Any], nn.Module]] = {
     "vamp": lambda zuko, posterior: vamp(posterior),
     "affine flow": lambda zuko, posterior: coupling_flow(D, "affine"),
     "spline flow": lambda zuko, posterior: coupling_flow(D, "spline"),
+    "flow matching": lambda zuko, posterior: FlowMatchingPrior(D, (8, 8), steps=4),
     "standard on top": lambda zuko, posterior: hierarchy(StandardNormal(TOP)),
     "vamp on top": lambda zuko, posterior: hierarchy(vamp(posterior.top)),
     "flow on top": lambda zuko, posterior: hierarchy(coupling_flow(TOP, "affine")),
@@ -111,8 +114,10 @@ PAIRS = [
 
 @torch.no_grad()
 def bend(module: nn.Module, scale: float) -> None:
-    """Draw every coupling's last layer, zero at first, at random."""
+    """Draw the last layer of couplings and velocity fields, zero at first, at random."""
     for flow in module.modules():
+        if isinstance(flow, VelocityField):
+            flow.last.weight.normal_(0, scale)
         if isinstance(flow, CouplingFlow):
             for net in flow.nets:
                 for parameter in list(net.body.parameters())[-2:]:

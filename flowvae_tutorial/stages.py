@@ -1,0 +1,26 @@
+"""Models in two stages: encoder and decoder first, and then the prior of their codes."""
+
+from torch import Tensor
+
+from .flow_matching import FlowMatchingPrior
+from .vae import VAE
+
+
+class MatchedVAE(VAE):
+    """A VAE whose prior learns by flow matching, the codes of its posterior being held."""
+
+    prior: FlowMatchingPrior
+
+    def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        """The flow-matching loss of one code of each x `(N, X)`: a scalar, and no bound in nats."""
+        self._check(x)
+        return self.prior.matching_loss(self.posterior(x).sample())
+
+
+def on_first_stage(vae: VAE, first: VAE) -> VAE:
+    """The prior of `vae` with the posterior and the likelihood of `first`, which learn no more."""
+    held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
+    kind = MatchedVAE if isinstance(vae.prior, FlowMatchingPrior) else VAE
+    both = kind(vae.prior.to(next(first.parameters()).device), *held)
+    both.built_from = vae.built_from
+    return both
