@@ -18,16 +18,19 @@ MOST_STEPS = 1000
 
 
 class VelocityField(nn.Module):
-    """v(z, t): two hidden layers of SiLU, which are told the time and give their divergence.
+    """v(z, t) = r(t) z + a network: two hidden layers of SiLU, which are told the time.
 
-    With a the numbers before the first activation and b those before the second, the Jacobian
-    matrix ∂v/∂z is W₃ diag(s′(b)) W₂ diag(s′(a)) W₁. Its trace is s′(b)ᵀ M s′(a) with the matrix
+    The first term, of `at_rest`, is the velocity of straight paths from N(0, I) to itself: the
+    network learns what is different (equation `eq-rest`).
+
+    With a the numbers before the first activation and b those before the second, the network's
+    Jacobian matrix is W₃ diag(s′(b)) W₂ diag(s′(a)) W₁. Its trace is s′(b)ᵀ M s′(a) with the matrix
     M = W₂ ∘ (W₁ W₃)ᵀ, which is the same for all z: the exact divergence costs one more product
     and no gradient (equation `eq-divergence`).
     """
 
     def __init__(self, features: int, hidden: Sequence[int] = (64, 64)) -> None:
-        """Set up the field of D = `features` numbers, which starts at zero.
+        """Set up the field of D = `features` numbers, whose network starts at zero.
 
         Raises:
             InputError: more than two hidden layers, or none.
@@ -51,20 +54,26 @@ class VelocityField(nn.Module):
         """The velocity at z `(..., D)` and time t `()` or `(...)`, `(..., D)`."""
         _, b = self._before(z, t)
         velocity: Tensor = self.last(F.silu(b))
-        return velocity
+        return velocity + at_rest(t)[..., None] * z
 
     def with_divergence(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity `(..., D)` and Σ_d ∂v_d/∂z_d `(...)`, for one pass."""
         a, b = self._before(z, t)
         mixed = self.second.weight * (self.first.weight @ self.last.weight).T
         divergence = (_slope(b) * F.linear(_slope(a), mixed)).sum(-1)
-        return self.last(F.silu(b)), divergence
+        rest = at_rest(t)
+        return self.last(F.silu(b)) + rest[..., None] * z, divergence + rest * z.shape[-1]
 
     def _before(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         turn = math.pi * t
         clock = torch.stack([t, turn.sin(), turn.cos(), (2 * turn).sin(), (2 * turn).cos()], -1)
         a = self.first(z) + self.time(clock)
         return a, self.second(F.silu(a))
+
+
+def at_rest(t: Tensor) -> Tensor:
+    """r(t): between two independent draws of N(0, I), E[z₁ − u | z_t] = r(t) z_t."""
+    return (2 * t - 1) / (t**2 + (1 - t) ** 2)
 
 
 def _slope(a: Tensor) -> Tensor:

@@ -5,6 +5,10 @@ from torch import Tensor
 from .flow_matching import FlowMatchingPrior
 from .vae import VAE
 
+# Noise, times and codes for one picture and step. They cost little beside the encoder, and the
+# regression is noisy: with one, a third of the gain is seen.
+DRAWS = 32
+
 
 class MatchedVAE(VAE):
     """A VAE whose prior learns by flow matching, the codes of its posterior being held."""
@@ -12,9 +16,9 @@ class MatchedVAE(VAE):
     prior: FlowMatchingPrior
 
     def loss(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        """The flow-matching loss of one code of each x `(N, X)`: a scalar, and no bound in nats."""
+        """The flow-matching loss of `DRAWS` codes of each x `(N, X)`: a scalar, and no bound."""
         self._check(x)
-        return self.prior.matching_loss(self.posterior(x).sample())
+        return self.prior.matching_loss(self.posterior(x).sample((DRAWS,)))
 
 
 def on_first_stage(vae: VAE, first: VAE) -> VAE:
