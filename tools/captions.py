@@ -1,8 +1,9 @@
 """A Sphinx extension: a picture above a paragraph that begins "**Figure 1.2.**" is a figure.
 
 Jupyter and Colab know no directives and show the picture, the number and the caption as they are
-written. So the author numbers the figure, as equations are numbered. Its label is that of its file:
-`figures/idea-1.svg` is `fig-idea-1`, and `[Figure 1.2](#fig-idea-1)` leads there.
+written. So the author numbers the figure, as equations are numbered. The label of what a cell of
+code has drawn is made of its number, and `[Figure 1.2](#fig-1-2)` leads there. That of a drawing
+is made of its file's name: `figures/idea-1.svg` is `fig-idea-1`.
 """
 
 import re
@@ -14,25 +15,39 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
-NUMBER = re.compile(r"Figure \d+\.\d+\. ")
+NUMBER = re.compile(r"Figure (\d+)\.(\d+)\. ")
 
 
 class Captions(SphinxTransform):
     default_priority = 500  # before links look for their labels
 
     def apply(self, **_: Any) -> None:
-        for image in list(self.document.findall(nodes.image)):
-            place = image.parent
-            below = place.next_node(descend=False, siblings=True)
-            alone = isinstance(place, nodes.paragraph) and len(place) == 1
-            if not (alone and isinstance(below, nodes.paragraph) and NUMBER.match(below.astext())):
+        for below in list(self.document.findall(nodes.paragraph)):
+            number = NUMBER.match(below.astext())
+            picture = picture_above(below) if number else None
+            if picture is None:
                 continue
-            name = f"fig-{PurePosixPath(image['uri']).stem}"
+            name = "fig-{}-{}".format(*number.groups())
+            shown = picture
+            if isinstance(picture, nodes.paragraph):
+                [shown] = picture
+                name = f"fig-{PurePosixPath(shown['uri']).stem}"
             caption = nodes.caption(below.rawsource, "", *below.children)
-            figure = nodes.figure("", image, caption, names=[name])
             below.parent.remove(below)
-            place.replace_self(figure)
+            figure = nodes.figure("", names=[name])
+            picture.replace_self(figure)
+            figure += [shown, caption]
             self.document.note_explicit_target(figure)
+
+
+def picture_above(below: nodes.paragraph) -> nodes.Element | None:
+    """A picture alone in its paragraph, or the last thing that the cell above displays."""
+    *_, above = [None, *below.parent[: below.parent.index(below)]]
+    if isinstance(above, nodes.paragraph) and len(above) == 1:
+        return above if isinstance(above[0], nodes.image) else None
+    shown = above.findall(nodes.container) if isinstance(above, nodes.container) else ()
+    *_, last = [None, *(each for each in shown if each.get("nb_element") == "mime_bundle")]
+    return last
 
 
 def no_other_numbers(_app: Sphinx, env: BuildEnvironment) -> list[str]:

@@ -33,10 +33,14 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
 # A box that a reader unfolds, "For the curious".
 FOLDED = re.compile(r"^<details>.*?^</details>$", re.DOTALL | re.MULTILINE)
 
+# A slide has room for the number, by which the text calls the picture, and not for the rest.
+CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\* ")
+
 
 class Block(NamedTuple):
     kind: str
-    """title, heading, subheading, text, list, equation, drawing, figure, table, code or omitted."""
+    """title, heading, subheading, text, list, equation, drawing, figure, caption, table, code or
+    omitted."""
     html: str
     source: str | list[str] = ""
     """Markdown of a text, or of each item of a list; of an equation, its TeX."""
@@ -80,6 +84,8 @@ def markdown_blocks(source: str) -> Iterator[Block]:
                 # A line in bold stands above the list of what the reader will be able to do.
                 if bold := re.fullmatch(r"\*\*([^*]+)\*\*", text):
                     yield Block("heading", inline(bold[1]))
+                elif number := CAPTION.match(text):
+                    yield Block("caption", f"<figcaption>{number[1]}</figcaption>")
                 else:
                     yield Block("text", f"<p>{inline(text)}</p>", text)
             case "bullet_list" | "ordered_list":

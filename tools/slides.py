@@ -46,6 +46,10 @@ def sections(notebook: NotebookNode) -> list[Section]:
     for block in blocks(notebook):
         if block.kind in ("title", "heading", "subheading"):
             found.append(Section(block, []))
+        elif block.kind == "caption":
+            picture = found[-1].blocks.pop()
+            html = picture.html.replace("</figure>", f"{block.html}</figure>")
+            found[-1].blocks.append(picture._replace(html=html))
         else:
             found[-1].blocks.append(block)
     return [section for section in found if section.heading.html != "References"]

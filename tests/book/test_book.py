@@ -62,6 +62,9 @@ DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 FOLDED = re.compile(r"<details.*?</details>", re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$", re.DOTALL)
 WORD = re.compile(r"[A-Za-z][\w'’-]*")
+# What draws begins with one of these.
+DRAWING_NAMES = {"plt", "plots", "axis", "axes", "figure", "frame_slider"}
+FOLDED_CELLS = {"hide-input", "hide-cell", "solution"}
 # What a chapter tells its reader before it starts.
 INTRODUCTION = {
     "objectives": r"\bobjectives\b|you can\b",
@@ -242,6 +245,40 @@ def alt_problems(chapter: Chapter) -> list[str]:
     ]
 
 
+# What a reader sees of the code.
+
+
+def called_from(call: ast.Call) -> str:
+    """The name at the left of a call: `axis` of `axis[0].twinx().plot()`."""
+    node: ast.expr = call
+    while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def drawing_lines(cell: NotebookNode) -> int:
+    lines: set[int] = set()
+    for node in ast.walk(parsed(cell)):
+        if isinstance(node, ast.Expr | ast.Assign | ast.Return):
+            calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+            if DRAWING_NAMES & set(map(called_from, calls)):
+                lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def open_code_problems(chapter: Chapter) -> list[str]:
+    """Cells that are not folded, and draw more than they teach or make a table."""
+    problems = []
+    for number, cell in enumerate(chapter.code):
+        if FOLDED_CELLS & set(tags(cell)):
+            continue
+        if (drawn := drawing_lines(cell)) > 4:
+            problems.append(f"Cell {number} draws in {drawn} lines and is not folded")
+        if any("text/markdown" in data_of(output) for output in cell.outputs):
+            problems.append(f"Cell {number} shows a table and is not folded")
+    return problems
+
+
 # The template of a chapter.
 
 
@@ -360,6 +397,30 @@ def stretch_problems(chapter: Chapter) -> list[str]:
     return [f"{count} words without a figure" for count in counts if count > 900]
 
 
+def minutes_to_read(chapter: Chapter) -> float:
+    """200 words a minute and 20 lines of code that is not folded, without the exercises."""
+    minutes, asks = 0.0, False
+    for cell in chapter.notebook.cells:
+        if cell.source.startswith(("### Exercise", "## Summary")):
+            asks = cell.source.startswith("###")
+        if asks:
+            continue
+        if cell.cell_type == "markdown":
+            prose = DRAWING.sub("", FOLDED.sub("", cell.source)).partition("## References")[0]
+            minutes += len(WORD.findall(FORMULA.sub(" x ", prose))) / 200
+        elif not FOLDED_CELLS & set(tags(cell)):
+            minutes += len(list(filter(str.strip, cell.source.splitlines()))) / 20
+    return minutes
+
+
+def minutes_problems(chapter: Chapter) -> list[str]:
+    """A chapter states its minutes to the nearest five."""
+    measured = minutes_to_read(chapter)
+    stated = re.search(r"(\d+) minutes to read", chapter.markdown)
+    off = stated is not None and abs(int(stated[1]) - measured) > 4
+    return [f"{measured:.0f} minutes to read"] * off
+
+
 Check = Callable[[Chapter], list[str]]
 CHECKS: list[Check] = [
     execution_problems,
@@ -369,6 +430,7 @@ CHECKS: list[Check] = [
     decimal_problems,
     expect_problems,
     alt_problems,
+    open_code_problems,
     title_problems,
     colab_problems,
     install_problems,
@@ -379,6 +441,7 @@ CHECKS: list[Check] = [
     path_problems,
     unfinished_problems,
     stretch_problems,
+    minutes_problems,
 ]
 
 
@@ -425,7 +488,7 @@ INSTALL = 'import sys\n\nif "google.colab" in sys.modules:\n    %pip install -q 
 COLAB_LINK = "[Open in Colab](https://colab.research.google.com/github/a/b/blob/main/book/{}.ipynb)"
 OPENING = (
     f"# 7 · A title\n\n{COLAB_LINK.format('07_example')}\n\n**Objectives.** Some. "
-    "**Prerequisites.** None. **Time:** 20 minutes to read, 5 seconds to run."
+    "**Prerequisites.** None. **Time:** 3 minutes to read, 5 seconds to run."
 )
 
 
@@ -562,6 +625,9 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (alt_problems, put_alt("frame 0.1")),
     (alt_problems, lambda c: c.code[4].outputs.append(c.code[4].outputs[0])),
     (alt_problems, put_output(result(text_html='<img src="data:image/png;base64,AAAA">'))),
+    (open_code_problems, put_source("axes[0].plot(x)\n" * 5)),
+    (open_code_problems, put_source("plots.plot_rows(\n    a,\n    b,\n    c,\n)")),
+    (open_code_problems, put_output(result(text_markdown="| a |"))),
     (title_problems, rewrite("# 7 · A title", "## A title")),
     (title_problems, add(new_markdown_cell("# Another title"))),
     (title_problems, lambda chapter: chapter.notebook.cells.insert(0, new_code_cell("1"))),
@@ -575,7 +641,7 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (install_problems, put_source(f"{INSTALL}\nelse:\n    %pip install another", 0)),
     (introduction_problems, rewrite("**Objectives.**", "")),
     (introduction_problems, rewrite("**Prerequisites.**", "")),
-    (introduction_problems, rewrite("20 minutes", "some time")),
+    (introduction_problems, rewrite("3 minutes", "some time")),
     (introduction_problems, rewrite("5 seconds", "soon")),
     (ending_problems, rewrite("## Summary", "Summary")),
     (ending_problems, rewrite("## References", "")),
@@ -590,6 +656,9 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (path_problems, put_source(r'open("C:\data\x.csv")')),
     (unfinished_problems, add(new_markdown_cell("TODO: say why"))),
     (unfinished_problems, put_source("x = 1  # FIXME")),
+    (minutes_problems, rewrite("3 minutes", "6 minutes")),
+    (minutes_problems, rewrite("**Objectives.**", 1500 * "word ")),
+    (minutes_problems, put_source("x = 1\n" * 150)),
     (stretch_problems, add(new_markdown_cell(901 * "word "))),
     (stretch_problems, add(new_markdown_cell(901 * "word " + "![a drawing](figures/idea.svg)"))),
 ]

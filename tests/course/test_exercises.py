@@ -134,6 +134,9 @@ def test_every_exercise_has_one_folded_solution(chapter: Path, each: Exercise) -
         assert "hide-cell" in metadata["tags"]
         assert metadata["jupyter"]["source_hidden"] is True
         assert metadata["cellView"] == "form"
+        # Colab shows the title, and the web book what it is told.
+        fold = {f"code_prompt_{way}": f"Solution {each.number}" for way in ("show", "hide")}
+        assert metadata["mystnb"] == fold
     else:
         assert solution["cell_type"] == "markdown"
         title = f"<details><summary>Solution {each.number}</summary>\n\n"

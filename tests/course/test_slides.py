@@ -126,6 +126,17 @@ def test_every_figure_is_in_the_deck_and_described(chapter: Path) -> None:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
+def test_a_picture_has_its_number_below_it_and_no_caption_is_read_as_text(chapter: Path) -> None:
+    for figure in page(chapter).select("figure"):
+        [number] = figure.select("figcaption")
+        image, caption = figure.find_all(recursive=False)
+        assert (image.name, caption) == ("img", number)
+        assert re.fullmatch(rf"Figure {int(chapter.stem[:2])}\.\d+", number.get_text())
+    texts = [element.get_text() for element in page(chapter).select("p, li")]
+    assert [text for text in texts if re.match(r"Figure \d+\.\d+\. ", text)] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
 def test_no_cell_of_code_is_long(chapter: Path) -> None:
     cells = [code.get_text() for code in page(chapter).select("pre.code")]
     assert cells

@@ -261,6 +261,21 @@ def test_the_drawing_of_a_chapter_has_the_number_that_its_author_gave_it(
     assert page.select(f'a[href="#fig-idea-{number}"]')
 
 
+@pytest.mark.parametrize(("number", "name"), [*enumerate(CHAPTERS)])
+def test_a_numbered_caption_is_that_of_the_picture_above_it(
+    site: Path, number: int, name: str
+) -> None:
+    figures = load(page_path(name)).select("figure:has(> figcaption)")
+    captions = [figure.select_one("figcaption").get_text().strip() for figure in figures]
+    wanted = [f"Figure {number}.{k + 1}" for k in range(len(figures))]
+    assert len(figures) > 5
+    assert [caption.partition(". ")[0] for caption in captions] == wanted
+    assert [figure["id"] for figure in figures if not figure.select("img[alt]")] == []
+    assert [figure["id"] for figure in figures[1:]] == [
+        each.lower().replace("ure ", "-").replace(".", "-") for each in wanted[1:]
+    ]
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_chapter_opens_in_colab(site: Path, name: str) -> None:
     assert has_colab_link(load(page_path(name)), name)
