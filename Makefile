@@ -63,8 +63,8 @@ wheel: $(READY)  ## build the package's wheel into dist/
 	@rm -rf build dist/*.whl
 	$(BIN)/pip wheel -q . --no-deps --no-build-isolation --wheel-dir dist
 
-student: $(READY)  ## pack the chapters without their solutions into dist/student.zip
-	@$(BIN)/python tools/classroom.py student
+student: wheel  ## pack chapters without solutions (CHAPTERS="1 2" for some, KEEP_OUTPUTS=1 with results)
+	@$(BIN)/python tools/classroom.py student $(if $(KEEP_OUTPUTS),--keep-outputs) --chapters $(CHAPTERS)
 
 instructor: $(READY)  ## pack the chapters, the course and its times into dist/instructor.zip
 	@$(BIN)/python tools/classroom.py instructor

@@ -1,8 +1,10 @@
 """Packs the chapters for a course: student, without solutions; instructor, with them."""
 
+import argparse
 import re
 import sys
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -15,7 +17,11 @@ BOOK = ROOT / "book"
 # The page of references is filled by the build of the book; what it is filled from can be read.
 PAGES = ["notation.md", "references.bib"]
 PAGES += sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("*.svg"))
+CHAPTER_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((\d\d_\w+\.ipynb)(?:#[^)]*)?\)")
 LINK = re.compile(r"\]\((?!\w+:)([\w./-]+\.\w+)(#[^)]*)?\)")
+
+# An address that a fresh copy of the book has, and that leads nowhere.
+PLACEHOLDER = "/your-name/"
 
 STUDENT = """\
 # The chapters, with their exercises to solve
@@ -24,12 +30,37 @@ One notebook a chapter, and [the notation](notation.md). A code exercise has a c
 a check, which answers at once and gives hints. The solutions are not here. They are in the book,
 and the checks know them, so try first.
 
-In [Colab](https://colab.research.google.com/): File, Upload notebook. The first cell installs what
-is missing there. On your own machine, with Python 3.11 or later:
+**On your own machine**, with Python 3.11 or later, in this folder:
 
-    pip install jupyterlab git+{address}@v{version}
-    jupyter lab
+    python -m venv .venv
+    .venv/bin/pip install jupyterlab ./{wheel}
+    .venv/bin/jupyter lab
+
+(On Windows `.venv\\Scripts\\pip` and `.venv\\Scripts\\jupyter`.) On Linux pip downloads about 3 GB
+for NVIDIA's GPUs, which no chapter needs. This line, put second, leaves them out:
+
+    .venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+
+**In [Colab](https://colab.research.google.com/)**: File, Upload notebook; then put `{wheel}`
+beside it (the folder at the left). The first cell installs it and leaves the rest as it is.
+
+**In Kaggle**: File, Import Notebook; then Add Input, Upload, the same file.
 """
+
+INSTALL = """\
+from importlib.util import find_spec
+from pathlib import Path
+
+WHEEL = "{wheel}"
+REPOSITORY = "git+{address}@v{version}"
+# Beside this notebook, or among the inputs of one in Kaggle.
+WHEELS = [*Path().glob(WHEEL), *Path("/kaggle/input").rglob(WHEEL)]
+if all(map(find_spec, ["torch", "sklearn", "safetensors", "ipywidgets"])):
+    for source in [*WHEELS, "flowvae_tutorial=={version}", REPOSITORY]:
+        if not find_spec("flowvae_tutorial"):
+            %pip install -qqq --no-deps "{{source}}"
+if not find_spec("flowvae_tutorial"):
+    print(f"Put {{WHEEL}} here, run this and restart the kernel: %pip install {{WHEEL}}")"""
 
 INSTRUCTOR = """\
 # The chapters, for teaching
@@ -82,6 +113,27 @@ def for_student(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def to_predict(notebook: NotebookNode) -> NotebookNode:
+    """A chapter whose results are still to come.
+
+    No output is there before its cell has run, and a cell of text with the tag `result` is folded.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        elif "result" in tags(cell):
+            fold = "<details><summary>What came out: predict first</summary>"
+            cell.source = f"{fold}\n\n{cell.source}\n\n</details>"
+    return notebook
+
+
+def with_install_cell(notebook: NotebookNode) -> NotebookNode:
+    """A chapter whose first cell tries the wheel of the pack before any address."""
+    [cell] = [c for c in notebook.cells if c.cell_type == "code" and "%pip" in c.source]
+    cell.source = INSTALL.format(**package())
+    return notebook
+
+
 def minutes_and_seconds(notebook: NotebookNode) -> tuple[int, int]:
     """The time to read and the time to run that a chapter states."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -101,9 +153,16 @@ def table(notebooks: dict[str, NotebookNode]) -> str:
 
 
 def package() -> dict[str, str]:
-    """The address of the repository, and the version."""
+    """The address of the repository, the version, and the name of the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {"address": project["urls"]["Repository"], "version": project["version"]}
+    version, address = project["version"], project["urls"]["Repository"]
+    if PLACEHOLDER in address:
+        sys.exit(
+            f"{address} is no repository yet, and the pack would lead there: run "
+            "make repository URL=https://github.com/NAME/REPO first"
+        )
+    wheel = f"{project['name']}-{version}-py3-none-any.whl"
+    return {"address": address, "version": version, "wheel": wheel}
 
 
 def relinked(text: str, name: str, packed: set[str]) -> str:
@@ -127,9 +186,27 @@ def written(notebook: NotebookNode, name: str, packed: set[str]) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def student() -> dict[str, str]:
+def chosen(numbers: list[str]) -> dict[str, NotebookNode]:
+    """The chapters of these numbers, or all."""
+    found = chapters()
+    known = {name[:2].removeprefix("0"): name for name in found}
+    if unknown := [number for number in numbers if number not in known]:
+        sys.exit(f"There is no chapter {', '.join(unknown)}. There are {', '.join(known)}.")
+    return {known[number]: found[known[number]] for number in numbers or known}
+
+
+def student(numbers: list[str], keep_outputs: bool = False) -> dict[str, str]:
     """Name and text of each file in a student's pack."""
-    notebooks = {name: for_student(notebook) for name, notebook in chapters().items()}
+    notebooks = {
+        name: with_install_cell(for_student(each)) for name, each in chosen(numbers).items()
+    }
+    for each in [] if keep_outputs else notebooks.values():
+        to_predict(each)
+    for cell in (cell for each in notebooks.values() for cell in each.cells):
+        # Of a chapter that is not packed the name is left: in the repository it has its solutions.
+        cell.source = CHAPTER_LINK.sub(
+            lambda link: link[0] if link[2] in notebooks else link[1], cell.source
+        )
     pages = {name: (BOOK / name).read_text(encoding="utf-8") for name in PAGES}
     return pack(notebooks, pages | {"README.md": STUDENT.format(**package())})
 
@@ -151,17 +228,35 @@ def pack(notebooks: dict[str, NotebookNode], pages: dict[str, str]) -> dict[str,
     }
 
 
-def write(path: Path, files: dict[str, str]) -> None:
-    """One folder in an archive, the same to the byte for the same files."""
+def write(path: Path, files: dict[str, str | bytes]) -> None:
+    """One folder in an archive, of files that their owner may write and all may read."""
     path.parent.mkdir(exist_ok=True)
+    now = datetime.now().timetuple()[:6]
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
-        for name, text in sorted(files.items()):
-            entry = ZipInfo(f"{path.stem}/{name}")  # dated 1980, where archives begin
+        for name, content in sorted(files.items()):
+            entry = ZipInfo(f"{path.stem}/{name}", now)
+            entry.external_attr = 0o100644 << 16
             entry.compress_type = ZIP_DEFLATED
-            archive.writestr(entry, text)
+            archive.writestr(entry, content)
     print(path)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=["student", "instructor"])
+    parser.add_argument("--chapters", nargs="*", default=[], help="numbers; all without it")
+    parser.add_argument("--keep-outputs", action="store_true", help="results stay to be seen")
+    options = parser.parse_args()
+    dist = Path("dist")
+    if options.who == "instructor":
+        write(dist / "instructor.zip", instructor())
+        return
+    files = student(options.chapters, options.keep_outputs)
+    wheel = dist / package()["wheel"]
+    if not wheel.is_file():
+        sys.exit(f"The pack needs {wheel}, which is not there: run make wheel first")
+    write(dist / "student.zip", files | {wheel.name: wheel.read_bytes()})
+
+
 if __name__ == "__main__":
-    [who] = sys.argv[1:]
-    write(Path("dist") / f"{who}.zip", {"student": student, "instructor": instructor}[who]())
+    main()

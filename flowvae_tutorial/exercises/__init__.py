@@ -4,8 +4,11 @@ A check never shows a solution. It calls the reader's function on numbers where 
 answers differ, compares, and names the mistake that it recognises.
 """
 
+import dis
 import functools
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,28 +20,55 @@ class Hint(Exception):
     """The answer is not right yet; the message helps on."""
 
 
-def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a function that raises `Hint` into a check that prints its verdict in one line."""
+def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., bool]]:
+    """Turn a function that raises `Hint` into a check that says its verdict in one line.
 
-    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+    The check takes the reader's function and returns whether it is right. `seed` varies the
+    numbers that it is tried on. With `raises=True` a wrong answer raises the `Hint` unprinted.
+    """
+
+    def decorate(check: Callable[..., None]) -> Callable[..., bool]:
         @functools.wraps(check)
-        def checked(*answer: Any) -> None:
+        def checked(answer: Any, *, seed: int = 0, raises: bool = False) -> bool:
             try:
-                check(*answer)
+                if not callable(answer):
+                    raise Hint("Give the check your function itself: its name, without brackets.")
+                check(answer, seed=seed)
             except Hint as hint:
+                if raises:
+                    raise Hint(f"Exercise {number}: not yet. {hint}") from None
                 print(f"Exercise {number}: not yet. {hint}")
-            else:
-                print(f"Exercise {number}: correct.")
+                return False
+            print(f"Exercise {number}: correct.")
+            return True
 
         return checked
 
     return decorate
 
 
+SHAPES = (
+    "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes count?"
+)
+LOG_WEIGHTS = (
+    "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
+    "makes weights of them?"
+)
 ERRORS = {
     "Expected parameter scale": (
         "torch refuses your scale, because a standard deviation must be positive. What do you have "
         "to do to log σ first?"
+    ),
+    "Expected parameter probs": LOG_WEIGHTS,
+    "probability tensor contains": LOG_WEIGHTS,
+    "multinomial distribution": LOG_WEIGHTS,
+    "without replacement": (
+        "You draw components without putting them back, and there are fewer components than "
+        "samples. One component may serve many samples."
+    ),
+    "component_distribution": (
+        "A mixture of torch's takes the last batch axis for the components, and in a Normal that "
+        "is left loose it counts dimensions. Independent makes one event of them."
     ),
     "can be implicitly created only for scalar": (
         "autograd takes the gradient of one number, and you gave it one for each example. Which "
@@ -48,8 +78,61 @@ ERRORS = {
         "autograd has no record of what you differentiate: the tensor must ask for a gradient "
         "before anything is computed from it."
     ),
+    "on a Tensor that requires grad": (
+        "Your result still has a gradient attached, which NumPy cannot take. Stay with torch."
+    ),
+    "must match": SHAPES,
+    "same number of dimensions": SHAPES,
+    "cannot be multiplied": SHAPES,
+    "broadcast": SHAPES,
+    "is invalid for input of size": SHAPES,
+    "expand": SHAPES,
+    "Dimension out of range": "You name an axis that the tensor does not have. Print its shape.",
+    "too many indices": "You index more axes than the tensor has. Print its shape.",
+    "out of bounds": "You ask for a place beyond the end of an axis. Print the tensor's shape.",
+    "dtype": "Two tensors there hold numbers of different kinds: float32 beside float64, say.",
+    "Boolean value of Tensor": "An `if` or `and` asks for one truth, and the tensor holds many.",
+    "only one element": "One number is asked for there, and the tensor holds many.",
+    "converted to Scalar": "One number is asked for there, and the tensor holds many.",
+    "invalid combination of arguments": (
+        "A function of torch's takes other arguments than these. Is one of them no tensor?"
+    ),
+    "must be Tensor": "A function of torch's wants a tensor there, and got something else.",
 }
 """What torch says of a mistake that readers make often, and the hint in its place."""
+
+
+def _hint_for(error: Exception, answer: Callable[..., Any]) -> str:
+    """What stopped the reader's function, in words that are not torch's, and where."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    own = [
+        frame.line
+        for frame in traceback.extract_tb(error.__traceback__)
+        if code is not None and frame.filename == code.co_filename and frame.line
+    ]
+    where = f"Your function stopped at `{own[-1]}`" if own else "Your function stopped"
+    said = str(error).partition("\n")[0]
+    for words, hint in ERRORS.items():
+        if words in said:
+            return f"{where}. {hint}"
+    if isinstance(error, RuntimeError | ValueError | IndexError | NotImplementedError):
+        # Of torch's, most likely: its words are about its inside.
+        return f"{where}, with a tensor that torch cannot use there. Print its shape and values."
+    return f"{where}, with {type(error).__name__}: {said}"
+
+
+EMPTY = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+"""What Python makes of a function in which nothing but dots is written."""
+
+
+def _about_nothing(answer: Callable[..., Any]) -> str:
+    function = inspect.unwrap(answer)
+    written = hasattr(function, "__code__") and not (
+        {each.opname for each in dis.get_instructions(function)} <= EMPTY
+    )
+    if written:
+        return "Your function returns nothing. What it computes has to be handed back: return it."
+    return "Write your answer in place of the dots."
 
 
 def _about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -72,15 +155,12 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
     copies = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
     try:
         value = answer(*copies)
+    except Hint:  # of what the function was given
+        raise
     except Exception as error:  # whatever a reader's first try raises
-        for words, hint in ERRORS.items():
-            if words in str(error):
-                raise Hint(hint) from error
-        # The first line: torch adds whole tensors to some of its messages.
-        reason = str(error).partition("\n")[0]
-        raise Hint(f"Your function stopped with {type(error).__name__}: {reason}") from error
+        raise Hint(_hint_for(error, answer)) from error
     if value is None or value is Ellipsis:
-        raise Hint("Write your answer in place of the dots.")
+        raise Hint(_about_nothing(answer))
     if isinstance(value, float) and shape == ():
         value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor):
@@ -93,6 +173,23 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
             f"The result should have shape {shape}, yours has {found}. {_about_shape(found, shape)}"
         )
     return value
+
+
+def takes(value: Tensor, size: int, hint: str) -> Tensor:
+    """A tensor that a reader gave to a function of the exercise's, if its last axis is right.
+
+    Raises:
+        Hint: it has another size.
+    """
+    if not isinstance(value, Tensor) or value.shape[-1:] != (size,):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise Hint(f"{hint} Yours was {found}.")
+    return value
+
+
+def numbers(*shape: int, seed: int) -> Tensor:
+    """The same numbers for the same seed, from N(0, 1)."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def ask_twice(
@@ -133,6 +230,8 @@ def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]
     for wrong, hint in mistakes:
         if close(value, wrong):
             raise Hint(hint)
+    if close(value * math.log(2), target):
+        raise Hint("Your result is in bits. Nats are asked for: take natural logarithms.")
     if value.isnan().any():
         raise Hint("Your result is NaN. Is there a logarithm or a root of a negative number in it?")
     worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())

@@ -23,13 +23,14 @@ def _mixture(z: Tensor, log_weights: Tensor, loc: Tensor, log_scale: Tensor) -> 
 
 
 @exercise("0.1")
-def check_gaussian_log_density(answer: Answer) -> None:
+def check_gaussian_log_density(answer: Answer, seed: int) -> None:
     """Check a diagonal Gaussian's log-density.
 
     Args:
         answer: takes z `(S, N, D)`, loc `(N, D)` and log-scale `(N, D)`; returns `(S, N)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z, loc, log_scale = (
         torch.randn(shape, generator=random) for shape in [(5, 4, 3), (4, 3), (4, 3)]
     )
@@ -124,18 +125,23 @@ def check_gaussian_log_density(answer: Answer) -> None:
                 "own.",
             ),
             (each.sum(-1).exp(), "This is the density; its logarithm is asked for."),
+            (
+                _gaussian(z, log_scale, loc).sum(-1),
+                "Mean and log-scale are swapped: look at the order of the arguments.",
+            ),
         ],
     )
 
 
 @exercise("0.2")
-def check_log_mean_exp(answer: Answer) -> None:
+def check_log_mean_exp(answer: Answer, seed: int) -> None:
     """Check the logarithm of a mean of densities, down each column.
 
     Args:
         answer: takes log-densities `(S, N)`; returns `(N,)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     a = torch.randn(6, 3, generator=random)
     size = math.log(6)
     total = a.logsumexp(0)
@@ -200,14 +206,15 @@ def check_log_mean_exp(answer: Answer) -> None:
 
 
 @exercise("0.3")
-def check_mixture_log_density(answer: Answer) -> None:
+def check_mixture_log_density(answer: Answer, seed: int) -> None:
     """Check the log-density of a mixture of diagonal Gaussians.
 
     Args:
         answer: takes z `(N, D)`, logits `(K,)`, means `(K, D)` and log-scales `(K, D)`; returns
             `(N,)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z, logits, loc, log_scale = (
         torch.randn(shape, generator=random) for shape in [(5, 2), (4,), (4, 2), (4, 2)]
     )
@@ -274,6 +281,10 @@ def check_mixture_log_density(answer: Answer) -> None:
             ),
             (-target, "The sign is turned: near a component's mean the density is higher."),
             (target.exp(), "This is the density; its logarithm is asked for."),
+            (
+                _mixture(z, weights, log_scale, loc),
+                "Means and log-scales are swapped: look at the order of the arguments.",
+            ),
         ],
     )
     far, same = z + 200, torch.zeros(4, 2)

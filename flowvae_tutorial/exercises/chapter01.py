@@ -6,21 +6,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, close, exercise, refuse
-
-
-def _numbers(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+from . import Hint, ask, close, exercise, numbers, refuse
 
 
 @exercise("1.1")
-def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> None:
     """Check the KL divergence from a diagonal Gaussian to N(0, I).
 
     Args:
         answer: takes means and log-scales, `(N, D)` each; returns `(N,)`.
+        seed: which numbers it is tried on.
     """
-    mean, log_scale = _numbers(5, 3, seed=1), 0.5 * _numbers(5, 3, seed=2)
+    mean = numbers(5, 3, seed=10 * seed + 1)
+    log_scale = 0.5 * numbers(5, 3, seed=10 * seed + 2)
     variance = (2 * log_scale).exp()
     target = 0.5 * (mean**2 + variance - 1 - 2 * log_scale).sum(-1)
     refuse(
@@ -81,18 +79,25 @@ def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
                 (log_scale + 0.5 * (1 + mean**2) / variance - 0.5).sum(-1),
                 "This is the divergence from N(0, I) to q. The other way round, please.",
             ),
+            (
+                0.5 * (log_scale**2 + (2 * mean).exp() - 1 - 2 * mean).sum(-1),
+                "Mean and log-scale are swapped: look at the order of the arguments.",
+            ),
         ],
     )
 
 
 @exercise("1.3")
-def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
     """Check a loss made of three log-densities.
 
     Args:
         answer: takes log p(x | z), log q(z | x) and log p(z), `(S, N)` each; returns `()`.
+        seed: which numbers it is tried on.
     """
-    log_likelihood, log_q, log_prior = (_numbers(4, 3, seed=seed) - 2 * seed for seed in (1, 2, 3))
+    log_likelihood, log_q, log_prior = (
+        numbers(4, 3, seed=10 * seed + k) - 2 * k for k in (1, 2, 3)
+    )
     log_prior = log_prior + 1.5  # so that some of the sampled KL terms are negative
     ratio = log_q - log_prior
     elbo = log_likelihood - ratio
@@ -138,6 +143,10 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
                 "You summed over the samples. More of them should estimate the same number "
                 "better, not give a larger one.",
             ),
+            (
+                -(log_q - log_likelihood + log_prior).mean(),
+                "log p(x | z) and log q(z | x) are swapped: look at the order of the arguments.",
+            ),
             (-log_likelihood.mean(), "The KL term is missing."),
             (-(log_likelihood - log_q).mean(), "The prior is missing from the KL term."),
             (-(log_likelihood + log_prior).mean(), "The posterior is missing from the KL term."),
@@ -156,13 +165,14 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 
 @exercise("1.4")
-def check_log_marginal(answer: Callable[[Tensor], Tensor]) -> None:
+def check_log_marginal(answer: Callable[[Tensor], Tensor], seed: int) -> None:
     """Check the importance-weighted estimate of log p(x).
 
     Args:
         answer: takes log-weights `(S, N)`; returns `(N,)`.
+        seed: which numbers it is tried on.
     """
-    log_weights = 2 * _numbers(5, 3, seed=4)
+    log_weights = 2 * numbers(5, 3, seed=10 * seed + 4)
     target = log_weights.logsumexp(0) - math.log(5)
     refuse(
         ask(answer, log_weights, shape=(3,)).double(),

@@ -6,17 +6,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse
+from . import LOG_WEIGHTS, Hint, ask, close, exercise, refuse
 
 
 @exercise("2.1")
-def check_mutual_information(answer: Callable[[Tensor], Tensor]) -> None:
+def check_mutual_information(answer: Callable[[Tensor], Tensor], seed: int) -> None:
     """Check the mutual information of code and index.
 
     Args:
         answer: takes log q(zₙ | xₘ) in row n and column m, `(N, N)`; returns `()`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     log_q = torch.randn(6, 6, dtype=torch.float64, generator=random) - 2 + 3 * torch.eye(6)
     own, mixture = log_q.diagonal(), log_q.logsumexp(1) - math.log(6)
     others = log_q.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf).logsumexp(1)
@@ -73,24 +74,42 @@ def check_mutual_information(answer: Callable[[Tensor], Tensor]) -> None:
             ),
         ],
     )
+    # A density a thousand nats lower everywhere leaves the information as it is.
+    if not close(ask(answer, log_q - 1000, shape=()).double(), target):
+        raise Hint(
+            "Right for moderate numbers. With log-densities near −1000, as pictures have them, the "
+            "exponentials underflow to zero. Chapter 0 shows the way around."
+        )
 
 
 @exercise("2.2")
-def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> None:
+def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
     """Check samples of a mixture of Gaussians.
 
     Args:
         answer: takes n, log-weights `(K,)`, means and scales `(K, D)`; returns `(n, D)`.
+        seed: which numbers it is tried on.
     """
-    n, weights = 4000, torch.tensor([0.5, 0.3, 0.2])
-    loc = torch.tensor([[0.0, 10.0], [20.0, 30.0], [40.0, 50.0]])
+    random = torch.Generator().manual_seed(seed)
+    n, order = 4000, torch.randperm(3, generator=random) if seed else torch.arange(3)
+    weights = torch.tensor([0.5, 0.3, 0.2])[order]
+    loc = torch.tensor([[0.0, 10.0], [20.0, 30.0], [90.0, 100.0]])
+    loc += torch.rand(2, generator=random)
     scale = torch.tensor([[0.5, 0.5], [0.5, 2.0], [0.5, 0.5]])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         # Unnormalised, as learned log-weights are.
         z = ask(answer, n, weights.log() + 0.5, loc, scale, shape=(n, 2)).float()
     if not z.isfinite().all():
         raise Hint("Some samples are NaN or infinite.")
+    if (z.mean(0).abs() < 4).all() and (z.std(0) > 5).all():
+        raise Hint("Means and scales are swapped: look at the order of the arguments.")
+    for centre in (weights @ loc, loc.mean(0)):
+        if (z - centre).abs().quantile(0.9) < 3:
+            raise Hint(
+                "You averaged over the components. A sample comes from one of them alone, chosen "
+                "by its weight."
+            )
     # Components lie so far apart that each number tells which one it came from.
     nearest = (z[:, None] - loc).abs().argmin(dim=1)
     if z.abs().max() < 8:
@@ -113,11 +132,12 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Non
             "You took the exponential of the log-weights, and then a softmax of that: one of the "
             "two is too many."
         )
+    as_they_are = weights.log() + 0.5
+    if (share - as_they_are / as_they_are.sum()).abs().max() < 0.03:
+        raise Hint(LOG_WEIGHTS)
     if (share - weights).abs().max() > 0.04:
-        raise Hint(
-            f"The weights are {[0.5, 0.3, 0.2]}, and your components come with frequencies "
-            f"{[round(value, 2) for value in share.tolist()]}."
-        )
+        wanted, found = ([round(value, 2) for value in each.tolist()] for each in (weights, share))
+        raise Hint(f"The weights are {wanted}, and your components come with frequencies {found}.")
     spread = torch.stack([inside[nearest[:, 0] == k].std(0) for k in range(3)])
     if (inside.abs() < 1e-4).all():
         raise Hint("You return the means of the components. Draw from them.")

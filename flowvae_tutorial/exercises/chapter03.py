@@ -7,13 +7,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from ..distributions import Chain
-from . import Hint, ask, ask_twice, exercise, refuse
+from . import SHAPES, Hint, ask, ask_twice, exercise, numbers, refuse, takes
 
 Conditional = Callable[[Tensor], Distribution]
-
-
-def _numbers(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def _gaussian(loc: Tensor, scale: float | Tensor) -> Distribution:
@@ -32,15 +28,17 @@ def _seeded(
 # --- 3.1 --------------------------------------------------------------------------------------
 
 
-def _levels(first: int, second: int) -> tuple[Tensor, Distribution, Conditional]:
+def _levels(first: int, second: int, seed: int) -> tuple[Tensor, Distribution, Conditional]:
     """Both levels z `(5, 4, first + second)`, p(z₂) and p(z₁ | z₂)."""
-    weight, bias = _numbers(first, second, seed=2), _numbers(second, seed=3)
-    top = _gaussian(_numbers(first, seed=1), 1.5)
-    return (
-        _numbers(5, 4, first + second, seed=4),
-        top,
-        lambda z2: _gaussian(z2 @ weight + bias, 0.7),
-    )
+    centre, bias = numbers(first, seed=10 * seed + 1), numbers(second, seed=10 * seed + 3)
+    weight = numbers(first, second, seed=10 * seed + 2)
+
+    def conditional(z2: Tensor) -> Distribution:
+        z2 = takes(z2, first, f"p(z₁ | z₂) takes z₂ alone, of shape (…, {first}).")
+        return _gaussian(z2 @ weight + bias, 0.7)
+
+    z = numbers(5, 4, first + second, seed=10 * seed + 4)
+    return z, _gaussian(centre, 1.5), conditional
 
 
 def _parts(z: Tensor, top: Distribution, conditional: Conditional) -> tuple[Tensor, Tensor]:
@@ -51,20 +49,30 @@ def _parts(z: Tensor, top: Distribution, conditional: Conditional) -> tuple[Tens
 
 @exercise("3.1")
 def check_chain_log_prob(
-    answer: Callable[[Tensor, Distribution, Conditional], Tensor],
+    answer: Callable[[Tensor, Distribution, Conditional], Tensor], seed: int
 ) -> None:
     """Check the log-density of a two-level prior.
 
     Args:
         answer: takes z = [z₂, z₁] `(S, N, D₂ + D₁)`, the distribution p(z₂), and a function from
             z₂ to p(z₁ | z₂); returns `(S, N)`.
+        seed: which numbers it is tried on.
     """
-    z, top, conditional = _levels(2, 2)
+    z, top, conditional = _levels(2, 2, seed)
     above, below = _parts(z, top, conditional)
     front, back = z[..., :2], z[..., 2:]
     hint = "Both levels are in z already, and the lower one belongs to that z₂ and to no fresh one."
+    try:
+        value = ask_twice(answer, z, top, conditional, shape=(5, 4), hint=hint).double()
+    except Hint as error:
+        if SHAPES not in str(error):
+            raise
+        raise Hint(
+            "Shapes do not fit. p(z₂) judges z₂ alone, and p(z₁ | z₂) judges z₁ alone: which "
+            "numbers of z are which?"
+        ) from error
     refuse(
-        ask_twice(answer, z, top, conditional, shape=(5, 4), hint=hint).double(),
+        value,
         above + below,
         [
             (above, "This is the top level alone. What does z₁ cost, given z₂?"),
@@ -102,7 +110,7 @@ def check_chain_log_prob(
             ((above + below).exp(), "This is the density; its logarithm is asked for."),
         ],
     )
-    z, top, conditional = _levels(1, 3)
+    z, top, conditional = _levels(1, 3, seed)
     target = sum(_parts(z, top, conditional), torch.zeros(()))
     uneven = "Right where both levels are of one size. Here the top has 1 number and the lower 3"
     try:
@@ -136,9 +144,10 @@ def _refuse_estimate(
     raise Hint(hint)
 
 
-def _chains() -> tuple[Chain, Chain]:
+def _chains(seed: int) -> tuple[Chain, Chain]:
     """q(z | x) for three pictures, and p(z): two numbers at the top, one below."""
     loc = torch.tensor([[0.5, -1.0], [1.0, 0.3], [-0.8, 0.6]], dtype=torch.float64)
+    loc += 0.2 * numbers(3, 2, seed=seed)
     shift = torch.tensor([[0.6], [-0.4], [1.0]], dtype=torch.float64)
     sum_q = torch.tensor([[0.3], [0.8]], dtype=torch.float64)
     sum_p = torch.tensor([[1.2], [-0.7]], dtype=torch.float64)
@@ -217,14 +226,15 @@ def _kl_mistakes(q: Chain, p: Chain) -> tuple[Tensor, list[tuple[Tensor, str]]]:
 
 
 @exercise("3.2")
-def check_kl_by_level(answer: Callable[[Chain, Chain, int], Tensor]) -> None:
+def check_kl_by_level(answer: Callable[[Chain, Chain, int], Tensor], seed: int) -> None:
     """Check the KL term of each level, estimated from samples.
 
     Args:
         answer: takes q(z | x) and p(z), both a `Chain`, and a number of samples; returns
             `(2, N)`, the top level first.
+        seed: which numbers it is tried on.
     """
-    q, p = _chains()
+    q, p = _chains(seed)
     value = _seeded(answer, q, p, SAMPLES, shape=(2, 3))
     if value.isnan().any():
         raise Hint("Your result is NaN. Did you take the logarithm of a logarithm?")
@@ -255,22 +265,25 @@ def _moments(mean: Sequence[float], variance: Sequence[float], covariance: float
 
 @exercise("3.3")
 def check_ancestral(
-    answer: Callable[[Distribution, Conditional, Conditional, int], Tensor],
+    answer: Callable[[Distribution, Conditional, Conditional, int], Tensor], seed: int
 ) -> None:
     """Check samples of a two-level model by their mean and covariance.
 
     Args:
         answer: takes the distribution p(z₂), a function from z₂ to p(z₁ | z₂), a function from
             [z₂, z₁] to p(x | z), and n; returns `(n, X)`.
+        seed: which numbers it is tried on.
     """
-    one = torch.ones(1, dtype=torch.float64)
+    one, m = torch.ones(1, dtype=torch.float64), 1 + 0.1 * (seed % 10)
     # The data are both latents with noise, so their moments tell what was drawn from what.
-    top = _gaussian(one, one)
+    top = _gaussian(m * one, one)
 
     def conditional(z2: Tensor) -> Distribution:
+        z2 = takes(z2, 1, "p(z₁ | z₂) takes z₂ alone, of shape (n, 1).")
         return _gaussian(2 * z2, one)
 
     def likelihood(z: Tensor) -> Distribution:
+        z = takes(z, 2, "The likelihood takes both levels as one vector, of shape (n, 2).")
         return _gaussian(z, 0.7)
 
     # First a few: whoever draws n for each of n would fill the memory.
@@ -284,31 +297,31 @@ def check_ancestral(
         raise Hint("Every sample has the same z₂. Draw one for each.")
     _refuse_estimate(
         value,
-        _moments([1, 2], [1.49, 5.49], 2),
+        _moments([m, 2 * m], [1.49, 5.49], 2),
         [
             (
-                _moments([1, 2], [1, 5], 2),
+                _moments([m, 2 * m], [1, 5], 2),
                 "These are means of the likelihood. The picture has to be drawn, too.",
             ),
             (
-                _moments([1, 2], [1.49, 4.49], 2),
+                _moments([m, 2 * m], [1.49, 4.49], 2),
                 "The lower level is at its conditional mean. It has to be drawn as well.",
             ),
             (
-                _moments([1, 2], [1.49, 5.49], 0),
+                _moments([m, 2 * m], [1.49, 5.49], 0),
                 "z₁ and z₂ are independent in your samples. The decoder must get the same z₂ that "
                 "z₁ was drawn for.",
             ),
             (
-                _moments([1, 0], [1.49, 1.49], 0),
+                _moments([m, 0], [1.49, 1.49], 0),
                 "Your z₁ comes from N(0, I). Its distribution depends on z₂.",
             ),
             (
-                _moments([1, 1], [1.49, 1.49], 0),
+                _moments([m, m], [1.49, 1.49], 0),
                 "Both levels come from the top prior. The lower one has a distribution of its own.",
             ),
             (
-                _moments([2, 1], [5.49, 1.49], 2),
+                _moments([2 * m, m], [5.49, 1.49], 2),
                 "The latents are put together the wrong way round: the top level comes first.",
             ),
             (
@@ -316,7 +329,7 @@ def check_ancestral(
                 "Your z₂ comes from N(0, I). The model has a top prior of its own.",
             ),
             (
-                _moments([1, 1], [1.49, 1.49], 1),
+                _moments([m, m], [1.49, 1.49], 1),
                 "The same numbers stand in both levels: where is z₁ drawn?",
             ),
         ],

@@ -6,19 +6,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import ask, exercise, refuse
+from . import ask, exercise, refuse, takes
 
 
 @exercise("4.1")
-def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
     """Check the log-density of a shifted and stretched Gaussian.
 
     Args:
         answer: takes z `(N, D)`, the shift m and the log-scale s, `(D,)` each; returns `(N,)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z = torch.randn(7, 3, dtype=torch.float64, generator=random)
     m, s = torch.tensor([[1.0, -2.0, 0.5], [0.7, -0.4, 1.1]]).double()
+    m = m + 0.2 * torch.randn(3, dtype=torch.float64, generator=random)
 
     def base(u: Tensor) -> Tensor:
         return (-0.5 * u**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -55,6 +57,10 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             ),
             (base(z * (-s).exp() - m) - s.sum(), "Undo the shift before the stretch."),
             (
+                base((z - s) * (-m).exp()) - m.sum(),
+                "Shift and log-scale are swapped: look at the order of the arguments.",
+            ),
+            (
                 (-0.5 * u**2).sum(-1) - s.sum(),
                 "The constant of the Gaussian is missing: one for each dimension.",
             ),
@@ -64,18 +70,20 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 @exercise("4.2")
 def check_invert(
-    answer: Callable[[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]], Tensor],
+    answer: Callable[[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]], Tensor], seed: int
 ) -> None:
     """Check the inverse of an affine coupling.
 
     Args:
         answer: takes z `(N, 4)` and a network, from `(N, 2)` to shift and log-scale, `(N, 2)`
             each; returns `(N, 4)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z, weight = (torch.randn(n, 4, dtype=torch.float64, generator=random) for n in (6, 2))
 
     def net(a: Tensor) -> tuple[Tensor, Tensor]:
+        a = takes(a, 2, "The network takes the half that stays, of shape (N, 2).")
         t, s = (a @ weight).sin().chunk(2, dim=-1)
         return t, s
 

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from . import ask, exercise, refuse
+from . import Hint, ask, close, exercise, refuse, takes
 
 Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _flow(u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """A stretch of the first dimension, and an affine coupling of the rest: z, log|det ∂z/∂u|."""
+    u = takes(u, 3, "The flow takes u first, of shape (S, N, D).")
+    context = takes(context, 3, "The flow takes the means as its context, of shape (N, D).")
     first, rest = u[..., :1], u[..., 1:]
     log_scale = (first + context.sum(-1, keepdim=True)).tanh()
     z = torch.cat([1.5 * first - 0.4, rest * log_scale.exp() + 0.5], dim=-1)
@@ -21,14 +23,15 @@ def _flow(u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @exercise("5.1")
-def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None:
+def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor], seed: int) -> None:
     """Check the log-density of a flow posterior at its own samples (`eq-flow-posterior`).
 
     Args:
         answer: takes ε `(S, N, D)`, means and log-scales `(N, D)` and the flow, a function of u
             and a context that returns z and the log-determinant; returns `(S, N)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     eps = torch.randn(4, 5, 3, dtype=torch.float64, generator=random)
     loc = torch.randn(5, 3, dtype=torch.float64, generator=random)
     log_scale = 0.5 * torch.randn(5, 3, dtype=torch.float64, generator=random) - 0.7
@@ -38,6 +41,11 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None
     each = Normal(loc, scale).log_prob(u)
     log_u, log_eps = each.sum(-1), Normal(0.0, 1.0).log_prob(eps).sum(-1)
     at_z = Normal(loc, scale).log_prob(z).sum(-1)
+
+    def swapped() -> Tensor:
+        other = log_scale + loc.exp() * eps
+        log_u: Tensor = Normal(log_scale, loc.exp()).log_prob(other).sum(-1)
+        return log_u - _flow(other, log_scale)[1]
 
     def with_scale(wrong: Tensor) -> Tensor:
         other = loc + wrong * eps
@@ -93,6 +101,14 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None
             (log_u - _flow(z, loc)[1], "You took the log-determinant at z. It belongs to u."),
             (each.mean(-1) - ladj, "You averaged over the dimensions. Log-densities are summed."),
             (-target, "This is minus log q."),
+            (
+                swapped(),
+                "Mean and log-scale are swapped: look at the order of the arguments.",
+            ),
+            (
+                log_u - _flow(loc.expand_as(u), u)[1],
+                "The flow's two arguments are swapped: u comes first, and the mean is its context.",
+            ),
             (with_scale((log_scale / 2).exp()), "log_scale is log σ, not the log of the variance."),
             (with_scale(scale**2), "You used the variance where σ is asked for."),
             (
@@ -104,16 +120,18 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor]) -> None
 
 
 @exercise("5.2")
-def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], seed: int) -> None:
     """Check a divergence to the true posterior by a sum over a grid (`eq-grid-posterior`).
 
     Args:
         answer: takes log q and log p(x, z) at the points of a grid, `(G, N)` each, and the log
             of the area of a point; returns `(N,)`.
+        seed: which numbers it is tried on.
     """
     line = torch.linspace(-5, 5, 41, dtype=torch.float64)
     z1, z2 = torch.cartesian_prod(line, line).T[..., None]
     centre = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
+    centre += 0.2 * torch.randn(3, generator=torch.Generator().manual_seed(seed))
     # Bananas, as no decoder promises to be normalised.
     log_p = -0.5 * (z1 - centre) ** 2 - (z2 - 0.4 * z1**2 + 1) ** 2 - 3 + centre
     log_q = Normal(centre, 0.9).log_prob(z1) + Normal(-0.4, 0.8).log_prob(z2)
@@ -182,5 +200,15 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor]) -> 
                 "You took one log p(x) for all examples. Each has its own.",
             ),
             (evidence, "This is log p(x). The divergence is what the ELBO lacks of it."),
+            (
+                (log_p.exp() * (log_p - log_q + log_q.logsumexp(0) + log_area)).sum(0) * area,
+                "log q and log p(x, z) are swapped: look at the order of the arguments.",
+            ),
         ],
     )
+    # The true posterior does not know how improbable x is.
+    if not close(ask(answer, log_q, log_p - 1000, log_area, shape=(3,)).double(), target):
+        raise Hint(
+            "Right for moderate numbers. With log p(x, z) near −1000, as pictures have it, the "
+            "exponentials underflow to zero. Chapter 0 shows the way around."
+        )

@@ -1,18 +1,20 @@
 """Checks of the exercises of chapter 6, refinement."""
 
+import functools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import Hint, ask, ask_twice, exercise, refuse
+from . import Hint, ask, ask_twice, exercise, refuse, takes
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 def _log_prob(z: Tensor) -> Tensor:
     """A density whose gradient is known, and differs from latent to latent."""
+    z = takes(z, 3, "log p takes latents, of shape (N, D).")
     return -0.25 * z.square().square().sum(-1) + z[:, 0]
 
 
@@ -21,20 +23,28 @@ def _gradient(z: Tensor) -> Tensor:
 
 
 @exercise("6.1")
-def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tensor]) -> None:
+def check_step(
+    answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tensor], seed: int
+) -> None:
     """Check one step of refinement (`eq-refinement`).
 
     Args:
         answer: takes latents and their starts `(N, D)`, log p, the step size and the anchor;
             returns the latents after the step, `(N, D)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z, start = torch.randn(2, 4, 3, dtype=torch.float64, generator=random)
     lr, anchor = 0.1, 0.3
     climb, pull = _gradient(z), z - start
     target = z + lr * (climb - 2 * anchor * pull)
     given = z.clone()
-    value = ask(lambda: answer(given, start.clone(), _log_prob, lr, anchor), shape=(4, 3)).detach()
+
+    @functools.wraps(answer)
+    def on_given() -> Tensor:
+        return answer(given, start.clone(), _log_prob, lr, anchor)
+
+    value = ask(on_given, shape=(4, 3)).detach()
     if not torch.equal(given.detach(), z):
         raise Hint("Your function changes the latents it was given. Return new ones.")
     pull_of_one = torch.zeros_like(z)
@@ -63,6 +73,19 @@ def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tens
             (
                 z + lr * (climb - anchor * pull),
                 "The anchor pulls half as hard as it should. Differentiate the square.",
+            ),
+            (
+                z + lr * (climb - 4 * anchor * pull),
+                "The anchor pulls twice as hard as it should. How often do you count the 2 of the "
+                "square?",
+            ),
+            (
+                start + lr * (_gradient(start) + 2 * anchor * pull),
+                "The latents and their starts are swapped: look at the order of the arguments.",
+            ),
+            (
+                z + anchor * (climb - 2 * lr * pull),
+                "Step size and anchor are swapped: look at the order of the arguments.",
             ),
             (
                 z + lr * (climb - 2 * len(z) * anchor * pull),
@@ -116,14 +139,17 @@ def check_step(answer: Callable[[Tensor, Tensor, LogDensity, float, float], Tens
 
 
 @exercise("6.2")
-def check_langevin(answer: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]) -> None:
+def check_langevin(
+    answer: Callable[[Tensor, Tensor, Tensor, float, float], Tensor], seed: int
+) -> None:
     """Check one Langevin move (`eq-langevin`).
 
     Args:
         answer: takes latents, the gradient of U there and noise, `(N, D)` each, the step size
             and the temperature; returns the latents after the move, `(N, D)`.
+        seed: which numbers it is tried on.
     """
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     z, gradient, noise = torch.randn(3, 5, 2, dtype=torch.float64, generator=random)
     lr, temperature = 0.3, 1.7
     ahead, spread = z + lr * gradient, 2 * lr * temperature
@@ -204,6 +230,26 @@ def check_langevin(answer: Callable[[Tensor, Tensor, Tensor, float, float], Tens
             (
                 z + lr * (gradient + math.sqrt(spread) * noise),
                 "The noise is multiplied by the step size once more.",
+            ),
+            (
+                z + lr * temperature * gradient + math.sqrt(spread) * noise,
+                "The temperature stands before the gradient, too. It warms the noise alone.",
+            ),
+            (
+                z + lr * temperature * gradient + math.sqrt(2 * lr) * noise,
+                "The temperature stands before the gradient. It belongs to the noise.",
+            ),
+            (
+                z + temperature * gradient + math.sqrt(spread) * noise,
+                "Step size and temperature are swapped: look at the order of the arguments.",
+            ),
+            (
+                z + lr * noise + math.sqrt(spread) * gradient,
+                "Gradient and noise are swapped: look at the order of the arguments.",
+            ),
+            (
+                gradient + lr * z + math.sqrt(spread) * noise,
+                "Latents and gradient are swapped: look at the order of the arguments.",
             ),
             (ahead, "Where is the noise?"),
             (z + math.sqrt(spread) * noise, "Where is the gradient?"),

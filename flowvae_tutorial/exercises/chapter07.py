@@ -5,12 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, ask_twice, close, exercise, refuse
-
-
-def _numbers(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
+from . import Hint, ask, ask_twice, close, exercise, numbers, refuse
 
 # --- 7.1 --------------------------------------------------------------------------------------
 
@@ -22,14 +17,15 @@ def _guess(z: Tensor, points: Tensor, shrink: Tensor, variance: Tensor) -> Tenso
 
 
 @exercise("7.1")
-def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
     """Check the best denoiser for data that are N points.
 
     Args:
         answer: takes z `(M, X)`, the points `(N, X)` and the log SNR λ, a number; returns E[x | z]
             `(M, X)`.
+        seed: which numbers it is tried on.
     """
-    z, points = _numbers(6, 2, seed=1), _numbers(5, 2, seed=2)
+    z, points = numbers(6, 2, seed=10 * seed + 1), numbers(5, 2, seed=10 * seed + 2)
     lam = torch.tensor(0.6, dtype=torch.float64)
     value = ask_twice(answer, z, points, lam, shape=(6, 2), hint="E[x | z] is a mean.").double()
     a2, s2 = lam.sigmoid(), (-lam).sigmoid()
@@ -115,14 +111,15 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
 
 
 @exercise("7.2")
-def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
     """Check the KL term of each step, from guesses of the noise.
 
     Args:
         answer: takes the noise ε and its guess `(T, N, X)`, levels 1 to T, and the log SNR λ of
             the levels `(T,)`; returns `(T − 1, N)`, the terms of t = 2 to T.
+        seed: which numbers it is tried on.
     """
-    noise, guess = _numbers(5, 3, 2, seed=1), _numbers(5, 3, 2, seed=2)
+    noise, guess = numbers(5, 3, 2, seed=10 * seed + 1), numbers(5, 3, 2, seed=10 * seed + 2)
     lam = torch.tensor([3.0, 1.2, 0.8, -0.9, -2.0], dtype=torch.float64)
     value = ask(answer, noise, guess, lam, shape=(4, 3)).double()
     squares = ((noise - guess) ** 2).sum(-1)

@@ -11,11 +11,13 @@ import sys
 import venv
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from zipfile import ZipFile
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -139,6 +141,31 @@ def first_cells(chapter: Path, *more: str) -> NotebookNode:
     install = next(k for k, cell in enumerate(notebook.cells) if "%pip" in cell.source)
     notebook.cells = notebook.cells[: install + 1] + [new_code_cell(code) for code in more]
     return notebook
+
+
+@pytest.mark.parametrize(
+    ("missing", "asks", "says"),
+    [
+        ([], False, ""),
+        (["flowvae_tutorial"], True, ""),
+        (["flowvae_tutorial", "torch"], False, "Run this, then restart the kernel: %pip install "),
+    ],
+)
+def test_the_first_cell_installs_only_what_is_missing_and_else_says_how(
+    missing: list[str],
+    asks: bool,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name not in missing)
+    asked: list[str] = []
+    shell = SimpleNamespace(run_line_magic=lambda magic, line: asked.append(line))
+    code = TransformerManager().transform_cell(first_cells(CHAPTERS[0]).cells[-1].source)
+    exec(code, {"get_ipython": lambda: shell})
+    assert bool(asked) is asks
+    said = capsys.readouterr().out
+    assert said.startswith(says) and said.count("\n") == bool(says)
 
 
 @pytest.fixture

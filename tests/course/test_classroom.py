@@ -1,29 +1,48 @@
 """What students get holds no solution and works all the same; what teachers get holds them all."""
 
+import datetime
 import re
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from posixpath import dirname, join, normpath
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
 
 import classroom
-from test_exercises import ALL, CHAPTERS, Exercise, cells_of, name, source
+from test_exercises import ALL, CHAPTERS, Exercise, name, source
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+\.\w+)(?:#[^)]*)?\)")
 
 
+# In two parts: `make repository` writes no other address here.
+ADDRESS = "https://github.com/some-body/" + "a-book"
+PACKAGE = {"address": ADDRESS, "version": "9.8", "wheel": "flowvae_tutorial-9.8-py3-none-any.whl"}
+
+
+@pytest.fixture(autouse=True)
+def address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository has an address, as it has wherever a pack is made."""
+    monkeypatch.setattr(classroom, "package", lambda: PACKAGE)
+
+
 @cache
 def pack(who: str) -> dict[str, str]:
-    return {"student": classroom.student, "instructor": classroom.instructor}[who]()
+    return {
+        "student": lambda: classroom.student([]),
+        "with results": lambda: classroom.student([], keep_outputs=True),
+        "instructor": classroom.instructor,
+    }[who]()
 
 
 def cells(who: str, chapter: Path) -> list[NotebookNode]:
@@ -90,19 +109,35 @@ def test_a_student_reads_of_no_solution(chapter: Path) -> None:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_student_finds_no_check_run_already_and_the_rest_of_the_outputs_kept(
+def test_a_student_sees_no_result_before_running_its_cell(chapter: Path) -> None:
+    found = [cell for cell in cells("student", chapter) if cell.cell_type == "code"]
+    assert tagged(found, "exercise")
+    assert {(len(cell.outputs), cell.execution_count) for cell in found} == {(0, None)}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
+def test_on_request_a_student_sees_the_results_and_still_no_check_run_already(
     chapter: Path,
 ) -> None:
-    found = cells("student", chapter)
-    assert tagged(found, "exercise")
+    found = cells("with results", chapter)
     for cell in tagged(found, "exercise"):
         assert (cell.outputs, cell.execution_count) == ([], None)
-    stored = {cell["id"]: cell for cell in cells_of(chapter)}
     read = [cell for cell in nbformat.read(chapter, as_version=4).cells if "outputs" in cell]
-    outputs = {cell.id: cell.outputs for cell in read}
+    stored = {cell.id: cell for cell in read}
     for cell in found:
-        if cell.cell_type == "code" and cell not in tagged(found, "exercise"):
-            assert (cell.source, cell.outputs) == (source(stored[cell.id]), outputs[cell.id])
+        given = cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", [])
+        if given and "%pip" not in cell.source:
+            assert (cell.source, cell.outputs) == (stored[cell.id].source, stored[cell.id].outputs)
+
+
+def test_text_with_the_tag_result_is_folded_for_students_and_nothing_else_is() -> None:
+    told = new_markdown_cell("It is 3.", metadata={"tags": ["result"]})
+    asked = new_markdown_cell("What is 1 + 2?")
+    notebook = classroom.to_predict(new_notebook(cells=[asked, told]))
+    assert [cell.source for cell in notebook.cells] == [
+        "What is 1 + 2?",
+        "<details><summary>What came out: predict first</summary>\n\nIt is 3.\n\n</details>",
+    ]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
@@ -111,6 +146,95 @@ def test_no_link_takes_a_student_to_the_chapter_with_its_solutions(chapter: Path
     assert "Open this chapter in Colab" not in text
     assert re.findall(r"https://\S*\.ipynb", text) == []
     assert "Upload notebook" in text
+
+
+def test_a_lecturer_chooses_chapters_and_no_link_leads_to_the_others() -> None:
+    files = classroom.student(["2", "1"])
+    names = {CHAPTERS[1].name, CHAPTERS[2].name}
+    assert {file for file in files if file.endswith(".ipynb")} == names
+    assert dead_links(files) == []
+    for file in names:
+        text = prose(file, files[file])
+        assert set(re.findall(r"\]\(([^)#]*\.ipynb)", text)) <= names
+    # What was a link to another chapter is its name.
+    stored = prose("book.ipynb", CHAPTERS[2].read_text(encoding="utf-8"))
+    [other] = set(re.findall(r"\[(chapter 4)\]\(", stored))
+    given = prose("book.ipynb", files[CHAPTERS[2].name])
+    assert other in given and f"[{other}]" not in given
+
+
+def test_a_chapter_that_is_not_there_is_refused_in_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"^There is no chapter 12, x. There are 0, 1, .*\.$"):
+        classroom.student(["1", "12", "x"])
+
+
+def test_a_repository_without_an_address_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    text = (ROOT / "pyproject.toml").read_text()
+    old = re.findall(r'^Repository = "(.*)"', text, re.M)[0]
+    monkeypatch.setattr(classroom, "ROOT", tmp_path)
+    # In two parts, which make repository leaves as they are.
+    for url in ("https://github.com/your-" + "name/book", ADDRESS):
+        (tmp_path / "pyproject.toml").write_text(text.replace(old, url))
+        if url == ADDRESS:
+            assert classroom.package()["address"] == ADDRESS
+            assert re.fullmatch(r"flowvae_tutorial-[\d.]+-py3-none-any\.whl", wheel_name())
+        else:
+            with pytest.raises(SystemExit, match=r"^[^\n]*make repository URL=[^\n]*$"):
+                classroom.package()
+
+
+def wheel_name() -> str:
+    return str(classroom.package()["wheel"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+WHEEL, ON_INDEX = PACKAGE["wheel"], "flowvae_tutorial==9.8"
+REPOSITORY = f"git+{ADDRESS}@v9.8"
+
+
+@pytest.mark.parametrize(
+    ("missing", "works", "asks"),
+    [
+        (set(), None, []),
+        ({"flowvae_tutorial"}, WHEEL, [WHEEL]),
+        ({"flowvae_tutorial"}, ON_INDEX, [WHEEL, ON_INDEX]),
+        ({"flowvae_tutorial"}, REPOSITORY, [WHEEL, ON_INDEX, REPOSITORY]),
+        ({"flowvae_tutorial"}, None, [WHEEL, ON_INDEX, REPOSITORY]),
+        ({"flowvae_tutorial", "torch"}, WHEEL, []),
+    ],
+)
+def test_a_students_first_cell_tries_the_wheel_then_the_index_then_the_repository(
+    missing: set[str],
+    works: str | None,
+    asks: list[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / WHEEL).touch()
+    left, asked = set(missing), []
+
+    def pip(magic: str, line: str) -> None:
+        # IPython fills in what stands in braces.
+        asked.append(line.partition('"')[2].rstrip('"').format(**names))
+        left.difference_update({"flowvae_tutorial"} if asked[-1] == works else set())
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name not in left)
+    [cell] = [cell for cell in cells("student", CHAPTERS[1]) if "%pip" in cell.source]
+    names = {"get_ipython": lambda: SimpleNamespace(run_line_magic=pip)}
+    exec(TransformerManager().transform_cell(cell.source), names)
+    assert asked == asks
+    said = capsys.readouterr().out
+    how = f"Put {WHEEL} here, run this and restart the kernel: %pip install {WHEEL}\n"
+    assert said == (how if left else "")
 
 
 def run_to_first_exercise(chapter: Path, folder: Path) -> str:
@@ -178,7 +302,7 @@ def test_a_teacher_gets_the_pages_on_the_course_too(
     api = f"{classroom.package()['address']}/blob/main/book/api.md#vae"
     assert files["course/guide.md"] == guide.replace("../api.md#vae", api)
     assert dead_links(files) == []
-    assert not any(file.startswith("course") for file in classroom.student())
+    assert not any(file.startswith("course") for file in classroom.student([]))
 
 
 # Both.
@@ -202,13 +326,31 @@ def test_a_dead_link_of_a_pack_is_seen() -> None:
     assert dead_links(files) == [("b.md", "../a.md")]
 
 
-def test_an_archive_holds_the_files_in_one_folder_and_not_the_date_of_its_making(
-    tmp_path: Path,
+def test_an_archive_has_one_folder_todays_date_and_files_that_all_may_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "classroom.py"), "student"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    archive = ZipFile(tmp_path / "dist" / "student.zip")
-    assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert {entry: archive.read(entry).decode() for entry in archive.namelist()} == {
-        f"student/{file}": text for file, text in pack("student").items()
+    monkeypatch.setattr(sys, "argv", ["classroom.py", "student"])
+    with pytest.raises(SystemExit, match=r"^The pack needs dist/\S+\.whl, .*make wheel first$"):
+        classroom.main()
+    (folder / "dist").mkdir(exist_ok=True)
+    (folder / "dist" / WHEEL).write_bytes(b"the wheel")
+    classroom.main()
+    archive = ZipFile(folder / "dist" / "student.zip")
+    today = datetime.date.today()
+    for entry in archive.infolist():
+        assert (today - datetime.date(*entry.date_time[:3])).days in (0, 1)
+        assert oct(entry.external_attr >> 16) == "0o100644"
+    texts = {file: text.encode() for file, text in pack("student").items()}
+    assert {entry: archive.read(entry) for entry in archive.namelist()} == {
+        f"student/{file}": content for file, content in (texts | {WHEEL: b"the wheel"}).items()
     }
+
+
+def test_an_archive_may_keep_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "dist").mkdir()
+    (folder / "dist" / WHEEL).touch()
+    monkeypatch.setattr(sys, "argv", ["classroom.py", "student", "--keep-outputs", "--chapters"])
+    classroom.main()
+    archive = ZipFile(folder / "dist" / "student.zip")
+    for file, text in pack("with results").items():
+        assert archive.read(f"student/{file}").decode() == text

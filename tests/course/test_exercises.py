@@ -28,6 +28,7 @@ from torch.distributions import (
 
 from flowvae_tutorial import Chain
 from flowvae_tutorial.exercises import (
+    Hint,
     chapter00,
     chapter01,
     chapter02,
@@ -294,7 +295,8 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: each_density(z, m, s).sum(0), "shape (5, 4), yours has (4, 3)"),
         (lambda z, m, s: each_density(z, m, s).sum(1), "shape (5, 4), yours has (5, 3)"),
         (lambda z, m, s: each_density(z, m, s).sum(-1).numpy(), "Return a tensor"),
-        (lambda z, m, s: each_density(z, m, s) @ z, "Your function stopped with RuntimeError"),
+        (lambda z, m, s: each_density(z, m, s) @ z, "Two shapes do not fit"),
+        (lambda z, m, s: each_density(z, s, m).sum(-1), "Mean and log-scale are swapped"),
         (lambda z, m, s: (z > m).all(-1), "True and False"),
         (lambda z, m, s: Normal(m, s, validate_args=True).log_prob(z), "torch refuses your scale"),
         (lambda z, m, s: -each_density(z, m, s).sum(-1), "sign is turned"),
@@ -439,6 +441,13 @@ def chapter00_mistakes() -> Iterator[Mistake]:
             lambda z, w, m, s: (w.log() + components(z, m, s.exp()).sum(-1)).logsumexp(-1),
             "is NaN",
         ),
+        (
+            lambda z, w, m, s: MixtureSameFamily(
+                Categorical(logits=w), Normal(m, s.exp())
+            ).log_prob(z),
+            "left loose",
+        ),
+        (lambda z, w, m, s: mixture(z, w, s, m.exp()), "Means and log-scales are swapped"),
         (lambda z, w, m, s: mixture(z, w, m, s.exp()) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -482,6 +491,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda m, s: gaussian_kl(0 * m, s).sum(-1), "The mean is missing"),
         (lambda m, s: (gaussian_kl(m, s) + s).sum(-1), "term with log σ is missing"),
         (lambda m, s: 0.5 * ((m**2 + (2 * s).exp() - 2 * s).sum(-1) - 1), "once for the whole"),
+        (lambda m, s: gaussian_kl(s, m).sum(-1), "Mean and log-scale are swapped"),
         (lambda m, s: gaussian_kl(m, s).sum(-1) + 2, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -496,6 +506,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -(r - q + p).sum(), "over samples and pictures"),
         (lambda r, q, p: -(r - q + p).mean(0).sum(), "summed over the pictures"),
         (lambda r, q, p: -(r - q + p).sum(0).mean(), "summed over the samples"),
+        (lambda r, q, p: -(q - r + p).mean(), "log q(z | x) are swapped"),
         (lambda r, q, p: -r.mean(), "KL term is missing"),
         (lambda r, q, p: -(r - q).mean(), "prior is missing"),
         (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
@@ -561,6 +572,11 @@ def chapter02_mistakes() -> Iterator[Mistake]:
             lambda a: (a.softmax(1) * a.log_softmax(1)).sum(1).mean() + math.log(6),
             "all pictures that a code might come from",
         ),
+        (
+            lambda a: (a.diagonal() - a.exp().mean(1).log()).mean(),
+            "exponentials underflow",
+        ),
+        (lambda a: information(a, 1) / math.log(2), "in bits"),
         (lambda a: information(a, 1) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -593,7 +609,12 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda n, w, m, s: (w.softmax(0) @ m).expand(n, 2) + torch.randn(n, 2),
-            "each comes from one of them alone",
+            "You averaged over the components",
+        ),
+        (lambda n, w, m, s: torch.normal(m, s).mean(0).expand(n, 2), "You averaged over"),
+        (
+            lambda n, w, m, s: torch.lerp(m[0], m[2], torch.rand(n, 1)),
+            "lie between the components",
         ),
         (
             lambda n, w, m, s: (lambda k: m[k] + s[k] * torch.randn(n, 1))(
@@ -615,7 +636,27 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda n, w, m, s: torch.normal(m, s)[w.softmax(0).multinomial(n)],
-            "Your function stopped with RuntimeError",
+            "without putting them back",
+        ),
+        (
+            lambda n, w, m, s: gaussians(w.multinomial(n, replacement=True), m, s),
+            "log-weights stand where probabilities belong",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(w).sample((n,)), m, s),
+            "log-weights stand where probabilities belong",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(w, validate_args=False).sample((n,)), m, s),
+            "log-weights stand where probabilities belong",
+        ),
+        (
+            lambda n, w, m, s: MixtureSameFamily(Categorical(logits=w), Normal(m, s)).sample((n,)),
+            "left loose",
+        ),
+        (
+            lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)), s, m),
+            "Means and scales are swapped",
         ),
         (
             lambda n, w, m, s: gaussians(Categorical(logits=w).sample((n,)), m, 0 * s),
@@ -668,7 +709,8 @@ def chapter03_mistakes() -> Iterator[Mistake]:
     for answer, hint in (
         (lambda z, t, c: ..., "Write your answer"),
         (lambda z, t, c: torch.stack([t.log_prob(z[..., :2])] * 2), "yours has (2, 5, 4)"),
-        (lambda z, t, c: t.log_prob(z), "Your function stopped with RuntimeError"),
+        (lambda z, t, c: t.log_prob(z) + c(z[..., :2]).log_prob(z[..., 2:]), "judges z₂ alone"),
+        (lambda z, t, c: t.log_prob(z[..., :2]) + c(z).log_prob(z[..., 2:]), "takes z₂ alone"),
         (
             lambda z, t, c: t.log_prob(z[..., :2]) + c(t.sample()).log_prob(z[..., 2:]),
             "you draw something",
@@ -769,7 +811,9 @@ def chapter03_mistakes() -> Iterator[Mistake]:
     check = chapter03.check_ancestral
     for answer, hint in (
         (lambda t, c, d, n: ..., "Write your answer"),
-        (lambda t, c, d, n: d(t.sample((n,))), "Return a tensor"),
+        (lambda t, c, d, n: t, "Return a tensor"),
+        (lambda t, c, d, n: d(t.sample((n,))).sample(), "takes both levels as one vector"),
+        (lambda t, c, d, n: c(t.sample((n, 2))[..., 0]).sample(), "takes z₂ alone"),
         (lambda t, c, d, n: c(t.sample((n,))).sample(), "yours has (7, 1)"),
         (lambda t, c, d, n: torch.full((n, 2), math.nan), "not finite"),
         (
@@ -806,7 +850,7 @@ def chapter03_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).sample((n,)), d),
-            "Your function stopped with RuntimeError",
+            "Two shapes do not fit",
         ),
         (
             lambda t, c, d, n: ancestral(z := torch.randn(n, 1).double(), c(z).sample(), d),
@@ -850,6 +894,7 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: base((z - m) / s) - s.sum(), "divided by s"),
         (lambda z, m, s: base((z - m) * s.exp()) - s.sum(), "stretched again"),
         (lambda z, m, s: s.sum() - base((z - m) / s.exp()), "sign is turned"),
+        (lambda z, m, s: base((z - s) / m.exp()) - m.sum(), "Shift and log-scale are swapped"),
         (lambda z, m, s: base((z - m) / s.exp()) - s.sum() + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -895,6 +940,7 @@ def chapter04_mistakes() -> Iterator[Mistake]:
             lambda z, net: inverted(z, net(z[:, :2])[0], 2 * net(z[:, :2])[1].tanh()),
             "as TinyFlow does",
         ),
+        (lambda z, net: inverted(z, *net(z)), "the half that stays, of shape"),
         (lambda z, net: inverted(z, *net(z[:, :2])) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -999,6 +1045,16 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), f(u_of(e, m, s), m)[0])[1],
             "its own output",
         ),
+        (lambda e, m, s, f: flow_density(e, s, m.exp(), f), "Mean and log-scale are swapped"),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(m.expand_as(e), u_of(e, m, s))[1],
+            "two arguments are swapped",
+        ),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s)[..., 0], m)[1],
+            "The flow takes u first",
+        ),
+        (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m[:, 0])[1], "as its context, of"),
         (lambda e, m, s, f: flow_density(e, m, s.exp(), f) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1041,6 +1097,11 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda q, p, a: (q * (q - posterior(p, a))).sum(0) * math.exp(a),
             "weights of an average are densities",
         ),
+        (
+            lambda q, p, a: kl_by_sum(q, p - p.exp().sum(0).log() - a, a),
+            "exponentials underflow",
+        ),
+        (lambda q, p, a: kl_by_sum(p, posterior(q, a), a), "log p(x, z) are swapped"),
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1083,8 +1144,21 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, s, f, lr, a: z + lr * torch.autograd.grad(f(z.requires_grad_()).sum(), z),
-            "Your function stopped with TypeError",
+            "with TypeError",
         ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 4 * a * (z - s)),
+            "twice as hard",
+        ),
+        (
+            lambda z, s, f, lr, a: s + lr * (slope(s, f) - 2 * a * (s - z)),
+            "their starts are swapped",
+        ),
+        (
+            lambda z, s, f, lr, a: z + a * (slope(z, f) - 2 * lr * (z - s)),
+            "Step size and anchor are swapped",
+        ),
+        (lambda z, s, f, lr, a: z + lr * slope(z[:, 0], f), "log p takes latents"),
         (
             lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * len(z) * (z - s)),
             "each latent is pulled for all",
@@ -1186,6 +1260,26 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         (lambda z, g, e, lr, t: z + lr * g + e, "stands as it was drawn"),
         (lambda z, g, e, lr, t: z + lr * g + 2 * math.sqrt(lr * t) * e, "outside of the root"),
         (lambda z, g, e, lr, t: z + lr * (g + math.sqrt(2 * lr * t) * e), "once more"),
+        (
+            lambda z, g, e, lr, t: z + lr * t * g + math.sqrt(2 * lr * t) * e,
+            "before the gradient, too",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr * t * g + math.sqrt(2 * lr) * e,
+            "before the gradient. It belongs",
+        ),
+        (
+            lambda z, g, e, lr, t: z + t * g + math.sqrt(2 * lr * t) * e,
+            "Step size and temperature are swapped",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr * e + math.sqrt(2 * lr * t) * g,
+            "Gradient and noise are swapped",
+        ),
+        (
+            lambda z, g, e, lr, t: g + lr * z + math.sqrt(2 * lr * t) * e,
+            "Latents and gradient are swapped",
+        ),
         (lambda z, g, e, lr, t: z + lr * g, "Where is the noise"),
         (lambda z, g, e, lr, t: z + math.sqrt(2 * lr * t) * e, "Where is the gradient"),
         (lambda z, g, e, lr, t: lr * g + math.sqrt(2 * lr * t) * e, "That is the move."),
@@ -1209,7 +1303,7 @@ def chapter07_mistakes() -> Iterator[Mistake]:
     for answer, hint in (
         (lambda z, x, lam: ..., "Write your answer"),
         (lambda z, x, lam: squared(z, x, lam), "yours has (6, 5)"),
-        (lambda z, x, lam: z @ x, "Your function stopped with RuntimeError"),
+        (lambda z, x, lam: z @ x, "Two shapes do not fit"),
         (
             lambda z, x, lam: (
                 guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) + 0.01 * torch.randn(6, 2)
@@ -1351,7 +1445,7 @@ def chapter07_mistakes() -> Iterator[Mistake]:
         (lambda e, g, lam: 2 * ratio(lam) * squares(e, g)[1:], "T − 1 times too large"),
         (
             lambda e, g, lam: 0.5 * ratio(lam)[:, 0] * squares(e, g)[1:],
-            "Your function stopped with RuntimeError",
+            "Two shapes do not fit",
         ),
         (lambda e, g, lam: 0.5 * ratio(lam) * squares(e, g)[1:] + 1, "term by term"),
     ):
@@ -1368,7 +1462,7 @@ def chapter08_mistakes() -> Iterator[Mistake]:
     for answer, hint in (
         (lambda a, b: ..., "Write your answer"),
         (lambda a, b: a - b, "yours has (40,)"),
-        (lambda a, b: a.nothing, "Your function stopped with AttributeError"),
+        (lambda a, b: a.nothing, "with AttributeError"),
         (lambda a, b: stack([(b - a).mean(), error(b - a)]), "the sign is turned"),
         (
             lambda a, b: stack([(a - b).mean(), (error(a) ** 2 + error(b) ** 2).sqrt()]),
@@ -1391,7 +1485,7 @@ def chapter08_mistakes() -> Iterator[Mistake]:
     for answer, hint in (
         (lambda w: ..., "Write your answer"),
         (lambda w: small(w).sum().square() / small(w).square().sum(), "yours has ()"),
-        (lambda w: w @ w, "Your function stopped with RuntimeError"),
+        (lambda w: w @ w, "Two shapes do not fit"),
         (lambda w: w.exp().sum(0).square() / w.exp().square().sum(0), "Which factor cancels"),
         (lambda w: small(w).square().sum(0) / small(w).sum(0).square(), "turned the fraction"),
         (lambda w: small(w).sum(0).square() / small(w).square().sum(0) / len(w), "divided by S"),
@@ -1547,14 +1641,43 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
 ]
 
 
+SEEDS = range(3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("check", "answer"), RIGHT)
 def test_a_right_answer_in_another_form_is_correct(
-    check: Callable[..., None],
+    check: Callable[..., bool],
     answer: Callable[..., Any],
+    seed: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    check(answer)
+    assert check(answer, seed=seed, raises=True) is True
     assert capsys.readouterr().out.endswith(": correct.\n")
+
+
+@pytest.mark.parametrize("check", sorted({each for each, _ in RIGHT}, key=lambda c: c.__name__))
+def test_a_seed_varies_the_numbers_and_the_same_seed_repeats_them(
+    check: Callable[..., bool],
+) -> None:
+    [answer, *_] = [answer for each, answer in RIGHT if each is check]
+
+    def seen(seed: int) -> str:
+        given: list[object] = []
+
+        def watched(*arguments: Any) -> Any:
+            given.append([each for each in arguments if not callable(each)])
+            with torch.random.fork_rng():
+                value = answer(*arguments)
+            # Where all that varies is in a distribution or a function, it shows in the answer.
+            given.append(value)
+            return value
+
+        check(watched, seed=seed)
+        return repr(given[:2])
+
+    assert seen(0) == seen(0)
+    assert len({seen(seed) for seed in SEEDS}) == len(SEEDS)
 
 
 def test_every_check_takes_a_right_answer_in_another_form() -> None:
@@ -1569,17 +1692,115 @@ def label(mistake: Mistake) -> str:
 def test_a_mistake_gets_the_hint_meant_for_it(
     mistake: Mistake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mistake.check(mistake.answer)
-    said = capsys.readouterr().out
-    assert re.match(r"Exercise \d+\.\d+: not yet\. ", said)
-    assert said.count("\n") == 1
-    assert mistake.hint in said
+    for seed in SEEDS:
+        assert mistake.check(mistake.answer, seed=seed) is False
+        said = capsys.readouterr().out
+        assert re.match(r"Exercise \d+\.\d+: not yet\. ", said)
+        assert said.count("\n") == 1
+        assert mistake.hint in said
+
+
+CHECKS = sorted({mistake.check for mistake in MISTAKES}, key=lambda check: check.__name__)
+
+
+def hint_for(check: Callable[..., bool], answer: object) -> str:
+    with pytest.raises(Hint) as caught:
+        check(answer, raises=True)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_request_a_wrong_answer_raises_and_prints_nothing(
+    check: Callable[..., bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.match(r"Exercise \d\.\d: not yet\. ", hint_for(check, lambda *given: ...))
+    assert capsys.readouterr().out == ""
+
+
+def forgets_to_return(*given: object) -> None:
+    """A first try."""
+    value = [*given]
+    value.reverse()
+
+
+def nothing_yet(*given: object) -> None:
+    """A stub, as the chapters have it."""
+    ...
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_forgotten_return_is_told_from_a_function_without_a_line(
+    check: Callable[..., bool],
+) -> None:
+    assert "return it" in hint_for(check, forgets_to_return)
+    assert "in place of the dots" in hint_for(check, nothing_yet)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_what_is_no_function_is_refused(check: Callable[..., bool]) -> None:
+    assert "your function itself" in hint_for(check, torch.zeros(3))
+
+
+# What torch says in its own words, of mistakes that any exercise may meet.
+SPOILT: list[tuple[Callable[[], object], str]] = [
+    (lambda: torch.ones(2, 3) @ torch.ones(2, 3), "shapes"),
+    (lambda: torch.ones(2, 3) + torch.ones(2, 4), "shapes"),
+    (lambda: torch.ones(2, 3).reshape(4, 2), "shapes"),
+    (lambda: torch.ones(2, 3).expand(4, 3), "shapes"),
+    (lambda: torch.cat([torch.ones(2, 3), torch.ones(3, 4)]), "shapes"),
+    (lambda: torch.cat([torch.ones(2, 3), torch.ones(3)]), "shapes"),
+    (lambda: torch.ones(3).sum(2), "does not have"),
+    (lambda: torch.ones(3)[0, 0], "more axes"),
+    (lambda: torch.ones(3)[5], "beyond the end"),
+    (lambda: torch.ones(3) @ torch.ones(3).double(), "different kinds"),
+    (lambda: bool(torch.ones(3) > 0), "asks for one truth"),
+    (lambda: float(torch.ones(3)), "One number"),
+    (lambda: torch.ones(3).clamp("a"), "other arguments"),
+    (lambda: torch.exp(1.0), "wants a tensor"),
+    (lambda: torch.ones(3, requires_grad=True).numpy(), "Stay with torch"),
+    (lambda: Normal(0.0, torch.tensor(-1.0), validate_args=True), "refuses your scale"),
+    (lambda: torch.linalg.cholesky(-torch.eye(2)), "torch cannot use there"),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_no_error_of_torchs_reaches_a_student_in_torchs_words(check: Callable[..., bool]) -> None:
+    for spoilt, words in SPOILT:
+        with pytest.raises((RuntimeError, ValueError, TypeError, IndexError)) as caught:
+            spoilt()
+        hint = hint_for(check, lambda *given, spoilt=spoilt: spoilt())
+        assert words.lower() in hint.lower()
+        assert str(caught.value).partition("\n")[0] not in hint
+
+
+def test_an_error_names_the_line_that_stopped() -> None:
+    def answer(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+        width = log_scale.exp()
+        return z @ width
+
+    hint = hint_for(chapter00.check_gaussian_log_density, answer)
+    assert "stopped at `return z @ width`" in hint
+
+
+IN_BITS: list[tuple[Callable[..., bool], Callable[..., Any]]] = [
+    (check, lambda *given, answer=answer: answer(*given) / math.log(2))
+    for check, answer in RIGHT
+    if check not in (chapter02.check_sample, chapter03.check_ancestral)
+    and check not in (chapter03.check_kl_by_level, chapter06.check_step)
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), IN_BITS)
+def test_bits_are_told_from_nats(check: Callable[..., bool], answer: Callable[..., Any]) -> None:
+    assert "in bits" in hint_for(check, answer)
 
 
 def test_hints_tell_the_mistakes_of_a_check_apart(capsys: pytest.CaptureFixture[str]) -> None:
     said: dict[Callable[..., None], set[str]] = {}
     for mistake in MISTAKES:
         mistake.check(mistake.answer)
-        said.setdefault(mistake.check, set()).add(capsys.readouterr().out)
+        # Several mistakes may stop a function for one reason, each at a line of its own.
+        reason = re.sub(r"Your function stopped at `.*`\. ", "", capsys.readouterr().out)
+        said.setdefault(mistake.check, set()).add(reason)
     shared = [label(m) for m in MISTAKES if sum(m.hint in hint for hint in said[m.check]) != 1]
     assert shared == []
