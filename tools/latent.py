@@ -7,13 +7,13 @@ book/results/latent/NAME.json, and what is there is not run again.
 """
 
 import torch
-from ladder import SEEDS, settle, trained
 from torch import Tensor
 
 from flowvae_tutorial import VAE, FlowMatchingPrior, energy_distance, precision_and_recall
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.experiments.refinement_records import Classifier, fit_classifier
+from ladder import SEEDS, settle, trained
 
 MODEL, FIRST = "two-stage-flow-matching-prior", "gaussian"
 EPOCHS = 200

@@ -1,88 +1,138 @@
-"""Checks of the exercises of chapter 8, results."""
+"""Checks of the exercises of chapter 8, latent diffusion."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse
+from . import Hint, ask, exercise, refuse, takes
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
 @exercise("8.1")
-def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> None:
-    """Check the paired difference of two models and its standard error.
+def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
+    """Check the loss of flow matching, equation `eq-flow-matching`.
 
     Args:
-        answer: takes two NLLs `(N,)` of the same examples; returns the mean difference, first
-            minus second, and its standard error, `(2,)`.
+        answer: takes a velocity, from `(N, D)` and `(N,)` to `(N, D)`, codes and noise `(N, D)`
+            and times `(N,)`; returns a scalar.
         seed: which numbers it is tried on.
     """
     random = torch.Generator().manual_seed(seed)
-    hard, noise = torch.randn(2, 40, dtype=torch.float64, generator=random)
-    first, second = 82 + 5 * hard, 81 + 4.5 * hard + 0.5 * noise
-    d = first - second
-    mean, error = d.mean(), d.std() / len(d) ** 0.5
-    apart = ((first.var() + second.var()) / len(d)).sqrt()
+    codes, u = torch.randn(2, 6, 3, dtype=torch.float64, generator=random)
+    codes = 2 * codes + 1
+    t = torch.rand(6, dtype=torch.float64, generator=random)
+
+    def velocity(h: Tensor, t: Tensor) -> Tensor:
+        h = takes(h, 3, "The velocity takes places of shape (N, D).")
+        if not isinstance(t, Tensor) or t.numel() not in (1, len(h)):
+            raise Hint("The velocity takes the places first, and then one time for each of them.")
+        return h.sin() + t.reshape(-1, 1)
+
+    def loss(halfway: Tensor, target: Tensor, at: Tensor = t) -> Tensor:
+        return (velocity(halfway, at) - target).square().sum(-1).mean()
+
+    side = t[:, None]
+    halfway, turned = (1 - side) * u + side * codes, side * u + (1 - side) * codes
+    right = loss(halfway, codes - u)
     refuse(
-        ask(answer, first, second, shape=(2,)).double(),
-        torch.stack([mean, error]),
+        ask(answer, velocity, codes, u, t, shape=()).double(),
+        right,
         [
-            (torch.stack([-mean, error]), "First minus second is asked for: the sign is turned."),
+            (loss(halfway, u - codes), "The lines run from noise to codes: turn the difference."),
             (
-                torch.stack([mean, apart]),
-                "You combined two standard errors as if the pictures were different ones. What "
-                "varies is the difference.",
+                loss(turned, codes - u),
+                "Your lines are at the code when t is 0. There the noise should be.",
             ),
             (
-                torch.stack([mean, first.std() / len(d) ** 0.5 + second.std() / len(d) ** 0.5]),
-                "You added the two standard errors. Subtract first, then take one.",
+                loss(turned, u - codes),
+                "You went from codes to noise all the way. At t = 1 stand the codes.",
             ),
+            (loss(halfway, codes), "The target is the velocity of the line, not its end."),
+            (right / 3, "You averaged over the D numbers of a code. They are summed."),
+            (6 * right, "You summed over the codes. Their mean is asked for."),
             (
-                torch.stack([mean, d.std()]),
-                "That is the spread of one picture's difference. How sure is the mean of N?",
+                (velocity(halfway, t) - codes + u).square().sum(-1).sqrt().mean(),
+                "Square the lengths, and take no root: a mean comes from squares.",
             ),
-            (torch.stack([mean, d.std() / len(d)]), "Divide by the root of N, not by N."),
+            (loss(codes, codes - u), "You asked for the velocity at the codes, not on the way."),
             (
-                torch.stack([mean, d.var() / len(d)]),
-                "That is the variance of the mean. Take its root.",
+                loss(halfway, codes - halfway),
+                "You aim from the place on the way. The line's velocity is the same all along it.",
             ),
-            (torch.stack([error, mean]), "The mean comes first, then its standard error."),
+            (-right, "The sign is turned: an error is not negative."),
         ],
     )
 
 
 @exercise("8.2")
-def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> None:
-    """Check the effective sample size, equation `eq-effective-samples`.
+def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) -> None:
+    """Check a log-density by plain steps back to the noise, equation `eq-continuous-flow`.
 
     Args:
-        answer: takes log-weights `(S, N)`, far below zero; returns `(N,)`.
+        answer: takes a field, from h `(N, D)` and a time to the velocity `(N, D)` and its
+            divergence `(N,)`, codes `(N, D)` and a number of steps; returns `(N,)`.
         seed: which numbers it is tried on.
     """
     random = torch.Generator().manual_seed(seed)
-    small = 2 * torch.randn(8, 5, dtype=torch.float64, generator=random)
-    log_weights = small - 2000
-    right = small.exp().sum(0).square() / small.exp().square().sum(0)
-    value = ask(answer, log_weights, shape=(5,)).double()
-    if value.isnan().any():
-        raise Hint("0 divided by 0: exp(−2000) is zero in floating point. Which factor cancels?")
+    z = torch.randn(5, 2, dtype=torch.float64, generator=random)
+    tilt = 0.5 * torch.randn(2, dtype=torch.float64, generator=random) + 1
+
+    def field(h: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        h = takes(h, 2, "The field takes places of shape (N, D).")
+        if not -1e-9 <= float(t) <= 1 + 1e-9:
+            raise Hint(f"You asked for the field at t = {float(t):.3f}. Time runs from 0 to 1.")
+        return (tilt * h).sin() * (1 + t), (tilt * (tilt * h).cos()).sum(-1) * (1 + t)
+
+    def base(u: Tensor) -> Tensor:
+        return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
+
+    def follow(times: list[float], sign: float) -> tuple[Tensor, Tensor]:
+        h, total = z, torch.zeros(5, dtype=torch.float64)
+        for t in times:
+            velocity, divergence = field(h, t)
+            h, total = h + sign * velocity / len(times), total + divergence / len(times)
+        return h, total
+
+    steps = 4
+    back = [1 - step / steps for step in range(steps)]
+    u, total = follow(back, -1)
+    late, late_total = follow([t - 1 / steps for t in back], -1)
+    forwards, forwards_total = follow([step / steps for step in range(steps)], 1)
+    wrong_times, wrong_total = follow([step / steps for step in range(steps)], -1)
     refuse(
-        value,
-        right,
+        ask(answer, field, z, steps, shape=(5,)).double(),
+        base(u) - total,
         [
-            (1 / right, "You turned the fraction round."),
-            (right / len(small), "You divided by S. The number of samples is asked for."),
             (
-                log_weights.sum(0).square() / log_weights.square().sum(0),
-                "You took the log-weights for weights.",
+                base(u) + total,
+                "The divergence has the wrong sign: where points move apart, the density falls.",
+            ),
+            (base(u), "The divergence is missing."),
+            (base(u) - steps * total, "You forgot the length of a step in the divergence."),
+            (
+                base(z) - total,
+                "You asked for the density of z under N(0, I). Which u is its noise?",
             ),
             (
-                small.exp().sum(0) / small.exp().amax(0),
-                "That is the sum over the largest weight. Square, as in the formula.",
+                base(late) - late_total,
+                "You asked for the field where a step ends. Take it where the step begins.",
             ),
             (
-                small.exp().sum(0).square() / small.exp().sum(0).square(),
-                "Square each weight before you sum, below the line.",
+                base(forwards) - forwards_total,
+                "You followed the field forwards. From a code to its noise is backwards.",
             ),
+            (
+                base(wrong_times) - wrong_total,
+                "You went back through space, but forwards through time: begin at t = 1.",
+            ),
+            (
+                base(u) + math.log(2 * math.pi) - total,
+                "The constant of the Gaussian is missing, ½ log 2π for each number.",
+            ),
+            (total - base(u), "The sign is turned: a log-density is asked for, not a cost."),
         ],
     )

@@ -1362,9 +1362,99 @@ def test_eq_wider_step(levels: int) -> None:
 # --- chapter 8 --------------------------------------------------------------------------------
 
 
+def test_eq_continuous_flow() -> None:
+    # dh/dt = h (1 + t) in two dimensions: z = u exp(3/2), and the divergence adds up to 3.
+    u = torch.randn(6, 2, dtype=torch.float64)
+    h, total, steps = u, torch.zeros(6).double(), 4000
+    for step in range(steps):
+        t = (step + 0.5) / steps
+        h, total = h * (1 + (1 + t) / steps + 0.5 * ((1 + t) / steps) ** 2), total + 2 * (1 + t)
+    log_p = Normal(0.0, 1.0).log_prob(u).sum(-1) - total / steps
+    exact = Normal(0.0, torch.tensor(math.exp(1.5)).double()).log_prob(h).sum(-1)
+    torch.testing.assert_close(log_p, exact, atol=1e-5, rtol=0)
+
+
+def two_bumps(h: Tensor, t: float, centre: float = 1.5, width: float = 0.3) -> Tensor:
+    """E[z₁ − u | z_t = h] for codes from two Gaussians, by integration over the code."""
+    z1 = torch.linspace(-4, 4, 8001, dtype=torch.float64)
+    codes = Normal(centre, width).log_prob(z1).exp() + Normal(-centre, width).log_prob(z1).exp()
+    weight = codes * Normal(t * z1, 1 - t).log_prob(h[:, None]).exp()
+    velocity = z1 - (h[:, None] - t * z1) / (1 - t)
+    return (weight * velocity).sum(-1) / weight.sum(-1)
+
+
+def test_eq_flow_matching() -> None:
+    # The conditional mean has the smallest squared error …
+    torch.manual_seed(0)
+    n = 100_000
+    codes = 1.5 * torch.randn(n).sign().double() + 0.3 * torch.randn(n).double()
+    u = torch.randn(n).double()
+    halfway = torch.lerp(u, codes, 0.6)
+    grid = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    table = two_bumps(grid, 0.6)
+    place = ((halfway + 4) / 0.02).clamp(0, 399)
+    low = place.long()
+    best = torch.lerp(table[low], table[low + 1], place - low)
+
+    def error(v: Tensor) -> float:
+        return (v - (codes - u)).square().mean().item()
+
+    assert error(best) < min(error(best + 0.1), error(best - 0.1), error(1.05 * best))
+    # … and its density obeys the continuity equation: d/dt p = − d/dh (p v).
+    h = torch.linspace(-3, 3, 2001, dtype=torch.float64)
+
+    def density(t: float) -> Tensor:
+        scale = math.hypot(1 - t, 0.3 * t)
+        return sum(Normal(c * t, scale).log_prob(h).exp() / 2 for c in (-1.5, 1.5))  # type: ignore
+
+    change = (density(0.601) - density(0.599)) / 0.002
+    flow = torch.gradient(density(0.6) * two_bumps(h, 0.6), spacing=(h,))[0]
+    torch.testing.assert_close(change[5:-5], -flow[5:-5], atol=1e-3, rtol=0)
+
+
+def test_eq_divergence() -> None:
+    w1, w2, w3 = (torch.randn(*shape).double() for shape in ((6, 3), (5, 6), (3, 5)))
+    h = torch.randn(3).double()
+    act = torch.nn.functional.silu
+    jacobian = torch.func.jacrev(lambda h: w3 @ act(w2 @ act(w1 @ h)))(h)
+    slope = torch.func.vmap(torch.func.grad(act))
+    a = w1 @ h
+    b = w2 @ act(a)
+    mixed = w2 * (w1 @ w3).T
+    torch.testing.assert_close(slope(b) @ mixed @ slope(a), jacobian.trace())
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_eq_rest(t: float) -> None:
+    torch.manual_seed(0)
+    u, code = torch.randn(2, 400_000, dtype=torch.float64)
+    halfway = torch.lerp(u, code, t)
+    slope = (halfway * (code - u)).mean() / halfway.square().mean()
+    assert slope.item() == pytest.approx((2 * t - 1) / (t**2 + (1 - t) ** 2), abs=0.01)
+
+
+def test_eq_guidance() -> None:
+    # The field of one bump is that of both, plus the gradient of the log-share of that bump.
+    h = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    t, width = 0.4, 0.3
+
+    def log_share(h: Tensor) -> Tensor:
+        scale = math.hypot(1 - t, width * t)
+        up, down = (Normal(c * t, scale).log_prob(h) for c in (1.5, -1.5))
+        return up - torch.logaddexp(up, down)
+
+    wish = torch.func.grad(lambda h: log_share(h).sum())(h)
+    variance = (1 - t) ** 2 + (t * width) ** 2
+    one = 1.5 + (t * width**2 - (1 - t)) / variance * (h - 1.5 * t)
+    torch.testing.assert_close(two_bumps(h, t) + (1 - t) / t * wish, one, atol=1e-6, rtol=0)
+
+
+# --- chapter 9 --------------------------------------------------------------------------------
+
+
 def test_eq_effective_samples() -> None:
     """Effective samples: all of them, one of them, and the variance that they stand for."""
-    solution = chapter08_effective_samples
+    solution = chapter09_effective_samples
     equal = torch.full((7, 3), -900.0, dtype=torch.float64)
     assert torch.allclose(solution(equal), torch.full((3,), 7.0).double())
     alone = equal.clone()
@@ -1378,6 +1468,6 @@ def test_eq_effective_samples() -> None:
     assert means.var().item() * solution(log_w).item() == pytest.approx(1, rel=0.02)
 
 
-def chapter08_effective_samples(log_weights: Tensor) -> Tensor:
-    """The equation as chapter 8's solution computes it."""
+def chapter09_effective_samples(log_weights: Tensor) -> Tensor:
+    """The equation as chapter 9's solution computes it."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()

@@ -128,8 +128,8 @@ def decimal_problems(text: str) -> list[str]:
 
 
 def interval_problems(text: str) -> list[str]:
-    """Intervals that no chapter prints; those of the questions on chapter 8 are made up."""
-    text = text.partition("## Chapter 8: ")[0].replace("−", "-")
+    """Intervals that no chapter prints; those of the questions on chapter 9 are made up."""
+    text = text.partition("## Chapter 9: ")[0].replace("−", "-")
     found = re.findall(r"-?\d+\.\d+\s\[-?\d+\.\d+, -?\d+\.\d+\]", text)
     return [interval for interval in found if re.sub(r"\s\[", " [", interval) not in EVERY]
 

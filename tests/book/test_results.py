@@ -1,4 +1,4 @@
-"""Every figure of chapter 8's tables stands in a record, and each record there is complete."""
+"""Every figure of chapter 9's tables stands in a record, and each record there is complete."""
 
 import re
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def record_of(row: list[str]) -> Record:
 @pytest.fixture(scope="module")
 def printed() -> list[list[list[str]]]:
     # The first is of the trials, which have a test of their own.
-    _, *found = tables(BOOK / "08_results.ipynb")
+    _, *found = tables(BOOK / "09_results.ipynb")
     assert len(found) == 5, "results, what they took, ours beside the papers', longer runs, static"
     return found
 
@@ -109,7 +109,7 @@ def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> 
 def test_the_excursion_of_which_the_page_tells_is_in_its_record() -> None:
     [record] = [record for record in DYNAMIC if record["model"] == "flow-both"]
     first, second, *_ = record["history"]["loss"]
-    text = (BOOK / "08_results.ipynb").read_text()
+    text = (BOOK / "09_results.ipynb").read_text()
     assert f"first epoch is {first:,.0f} nats, and of the second {second:.0f}." in text
     # And of the other, a hundred epochs later.
     (before, astray, after), kl = record["history"]["loss"][99:102], record["history"]["kl"]

@@ -38,6 +38,7 @@ from flowvae_tutorial.exercises import (
     chapter06,
     chapter07,
     chapter08,
+    chapter09,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -1453,7 +1454,101 @@ def chapter07_mistakes() -> Iterator[Mistake]:
 
 
 def chapter08_mistakes() -> Iterator[Mistake]:
-    check = chapter08.check_difference
+    check = chapter08.check_matching
+
+    def loss(v: Any, halfway: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        return (v(halfway, t) - target).square().sum(-1).mean()
+
+    def on_way(c: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        return torch.lerp(u, c, t[:, None])
+
+    for answer, hint in (
+        (lambda v, c, u, t: None, "Write your answer"),
+        (lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).square().sum(-1), "take the mean"),
+        (lambda v, c, u, t: loss(v, torch.lerp(u, c, t), c - u, t), "Print the shape of each"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), u - c, t), "turn the difference"),
+        (lambda v, c, u, t: loss(v, on_way(u, c, t), c - u, t), "There the noise should be"),
+        (lambda v, c, u, t: loss(v, on_way(u, c, t), u - c, t), "from codes to noise all the way"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c, t), "not its end"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) / 3, "averaged over the D numbers"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) * 6, "summed over the codes"),
+        (
+            lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).norm(dim=-1).mean(),
+            "take no root",
+        ),
+        (lambda v, c, u, t: loss(v, c, c - u, t), "not on the way"),
+        (
+            lambda v, c, u, t: loss(v, on_way(c, u, t), c - on_way(c, u, t), t),
+            "the same all along it",
+        ),
+        (lambda v, c, u, t: -loss(v, on_way(c, u, t), c - u, t), "an error is not negative"),
+        (lambda v, c, u, t: v(t, c).sum(), "places of shape (N, D)"),
+        (lambda v, c, u, t: v(c, c).sum(), "one time for each of them"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    check = chapter08.check_log_prob
+
+    def follow(f: Any, z: Tensor, times: list[float], sign: float = -1) -> tuple[Tensor, Tensor]:
+        h, total = z, torch.zeros(len(z)).to(z)
+        for t in times:
+            v, divergence = f(h, t)
+            h, total = h + sign * v / len(times), total + divergence / len(times)
+        return h, total
+
+    def back(n: int) -> list[float]:
+        return [1 - step / n for step in range(n)]
+
+    def base(u: Tensor) -> Tensor:
+        return Normal(0.0, 1.0).log_prob(u).sum(-1)
+
+    def right(f: Any, z: Tensor, n: int, sign: float = -1) -> Tensor:
+        u, total = follow(f, z, back(n))
+        return base(u) + sign * total
+
+    for answer, hint in (
+        (lambda f, z, n: None, "Write your answer"),
+        (lambda f, z, n: follow(f, z, back(n))[0], "yours has (5, 2)"),
+        (lambda f, z, n: right(f, z, n, 1), "where points move apart"),
+        (lambda f, z, n: right(f, z, n, 0), "The divergence is missing"),
+        (lambda f, z, n: right(f, z, n, -n), "forgot the length of a step"),
+        (lambda f, z, n: base(z) - follow(f, z, back(n))[1], "Which u is its noise"),
+        (
+            lambda f, z, n: (
+                base(follow(f, z, [t - 1 / n for t in back(n)])[0])
+                - follow(f, z, [t - 1 / n for t in back(n)])[1]
+            ),
+            "where the step begins",
+        ),
+        (
+            lambda f, z, n: (
+                base(follow(f, z, [k / n for k in range(n)], 1)[0])
+                - follow(f, z, [k / n for k in range(n)], 1)[1]
+            ),
+            "is backwards",
+        ),
+        (
+            lambda f, z, n: (
+                base(follow(f, z, [k / n for k in range(n)])[0])
+                - follow(f, z, [k / n for k in range(n)])[1]
+            ),
+            "forwards through time",
+        ),
+        (
+            lambda f, z, n: right(f, z, n) + math.log(2 * math.pi),
+            "constant of the Gaussian is missing",
+        ),
+        (lambda f, z, n: -right(f, z, n), "sign is turned"),
+        (lambda f, z, n: f(z, n)[1], "Time runs from 0 to 1"),
+        (lambda f, z, n: f(z[:, :1], 1.0)[1], "places of shape (N, D)"),
+        (lambda f, z, n: right(f, z, n) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+
+def chapter09_mistakes() -> Iterator[Mistake]:
+    check = chapter09.check_difference
     stack = torch.stack
 
     def error(d: Tensor) -> Tensor:
@@ -1477,7 +1572,7 @@ def chapter08_mistakes() -> Iterator[Mistake]:
     ):
         yield Mistake(check, answer, hint)
 
-    check = chapter08.check_effective_samples
+    check = chapter09.check_effective_samples
 
     def small(w: Tensor) -> Tensor:
         return (w - w.amax(0)).exp()
@@ -1507,10 +1602,18 @@ MISTAKES = [
     *chapter06_mistakes(),
     *chapter07_mistakes(),
     *chapter08_mistakes(),
+    *chapter09_mistakes(),
 ]
 
 
 # --- other right answers ----------------------------------------------------------------------
+
+
+def by_recursion(field: Any, z: Tensor, steps: int, t: float = 1.0) -> Tensor:
+    if t < 0.5 / steps:
+        return Normal(0.0, 1.0).log_prob(z).sum(-1)
+    velocity, divergence = field(z, t)
+    return by_recursion(field, z - velocity / steps, steps, t - 1 / steps) - divergence / steps
 
 
 def gaussian_by_loop(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -1631,11 +1734,22 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
         ),
     ),
     (
-        chapter08.check_difference,
+        chapter08.check_matching,
+        lambda v, c, u, t: (
+            sum(
+                (v((u + s * (c - u))[None], s[None])[0] - c + u).square().sum()
+                for c, u, s in zip(c, u, t, strict=True)
+            )
+            / len(t)
+        ),
+    ),
+    (chapter08.check_log_prob, by_recursion),
+    (
+        chapter09.check_difference,
         lambda a, b: torch.stack([a.mean() - b.mean(), (a - b).var().sqrt() / math.sqrt(len(a))]),
     ),
     (
-        chapter08.check_effective_samples,
+        chapter09.check_effective_samples,
         lambda w: 1 / w.softmax(0).square().sum(0).float(),
     ),
 ]

@@ -119,7 +119,7 @@ UNCONTROLLED = {
     "digits-spline-flow-*": "as the flow posterior",
     "digits-binary-*": "from before the ladder: it shows that the data show nothing",
     "rings-*": "from before the ladder",
-    "dynamic-mnist-*": "150 epochs each; chapter 8 says that they still fell, and shows one longer",
+    "dynamic-mnist-*": "150 epochs each; chapter 9 says that they still fell, and shows one longer",
     "static-mnist-*": "as dynamic-mnist",
 }
 

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 import ladder
+import latent
 import schedule
 import solutions
 import trials
@@ -238,6 +239,7 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
 KINDS = {
     "results": RUNS, "long": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
     "solutions": solutions.KIND, "ladder": ladder.RUNGS, "schedule": schedule.KIND,
+    "latent": latent.KIND,
 }  # fmt: skip
 FILES = sorted(RESULTS.rglob("*.json"))
 

@@ -1,4 +1,4 @@
-"""The trials of chapter 8: what each changes, and that the page prints their records."""
+"""The trials of chapter 9: what each changes, and that the page prints their records."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_each_trial_has_its_record_and_each_record_its_trial() -> None:
 
 
 def test_the_page_prints_the_bound_of_each_trial() -> None:
-    cells = nbformat.read(BOOK / "08_results.ipynb", as_version=4).cells
+    cells = nbformat.read(BOOK / "09_results.ipynb", as_version=4).cells
     printed = "".join(
         output.get("data", {}).get("text/markdown", "")
         for cell in cells

@@ -1,0 +1,88 @@
+"""Checks of the exercises of chapter 9, results."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import Hint, ask, exercise, refuse
+
+
+@exercise("9.1")
+def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> None:
+    """Check the paired difference of two models and its standard error.
+
+    Args:
+        answer: takes two NLLs `(N,)` of the same examples; returns the mean difference, first
+            minus second, and its standard error, `(2,)`.
+        seed: which numbers it is tried on.
+    """
+    random = torch.Generator().manual_seed(seed)
+    hard, noise = torch.randn(2, 40, dtype=torch.float64, generator=random)
+    first, second = 82 + 5 * hard, 81 + 4.5 * hard + 0.5 * noise
+    d = first - second
+    mean, error = d.mean(), d.std() / len(d) ** 0.5
+    apart = ((first.var() + second.var()) / len(d)).sqrt()
+    refuse(
+        ask(answer, first, second, shape=(2,)).double(),
+        torch.stack([mean, error]),
+        [
+            (torch.stack([-mean, error]), "First minus second is asked for: the sign is turned."),
+            (
+                torch.stack([mean, apart]),
+                "You combined two standard errors as if the pictures were different ones. What "
+                "varies is the difference.",
+            ),
+            (
+                torch.stack([mean, first.std() / len(d) ** 0.5 + second.std() / len(d) ** 0.5]),
+                "You added the two standard errors. Subtract first, then take one.",
+            ),
+            (
+                torch.stack([mean, d.std()]),
+                "That is the spread of one picture's difference. How sure is the mean of N?",
+            ),
+            (torch.stack([mean, d.std() / len(d)]), "Divide by the root of N, not by N."),
+            (
+                torch.stack([mean, d.var() / len(d)]),
+                "That is the variance of the mean. Take its root.",
+            ),
+            (torch.stack([error, mean]), "The mean comes first, then its standard error."),
+        ],
+    )
+
+
+@exercise("9.2")
+def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> None:
+    """Check the effective sample size, equation `eq-effective-samples`.
+
+    Args:
+        answer: takes log-weights `(S, N)`, far below zero; returns `(N,)`.
+        seed: which numbers it is tried on.
+    """
+    random = torch.Generator().manual_seed(seed)
+    small = 2 * torch.randn(8, 5, dtype=torch.float64, generator=random)
+    log_weights = small - 2000
+    right = small.exp().sum(0).square() / small.exp().square().sum(0)
+    value = ask(answer, log_weights, shape=(5,)).double()
+    if value.isnan().any():
+        raise Hint("0 divided by 0: exp(−2000) is zero in floating point. Which factor cancels?")
+    refuse(
+        value,
+        right,
+        [
+            (1 / right, "You turned the fraction round."),
+            (right / len(small), "You divided by S. The number of samples is asked for."),
+            (
+                log_weights.sum(0).square() / log_weights.square().sum(0),
+                "You took the log-weights for weights.",
+            ),
+            (
+                small.exp().sum(0) / small.exp().amax(0),
+                "That is the sum over the largest weight. Square, as in the formula.",
+            ),
+            (
+                small.exp().sum(0).square() / small.exp().sum(0).square(),
+                "Square each weight before you sum, below the line.",
+            ),
+        ],
+    )
