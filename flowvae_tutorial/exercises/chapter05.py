@@ -175,6 +175,16 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
                 "This is KL from the true posterior to q. Which of the two is the average over?",
             ),
             (
+                (posterior.exp() * (log_q - posterior)).sum(0) * area,
+                "The average is over the true posterior, and it is to be over q: by which density "
+                "do you weigh each point?",
+            ),
+            (
+                (log_p.exp() * (log_q - posterior)).sum(0) * area,
+                "You weigh the points by p(x, z), which is no density of z and not the one of the "
+                "average: that is q.",
+            ),
+            (
                 (q * (log_q - log_p)).sum(0) * area - evidence,
                 "log p(x) has the wrong sign: it is subtracted from log p(x, z), and that is "
                 "subtracted, too.",

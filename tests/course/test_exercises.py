@@ -1077,6 +1077,14 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0) * a, "the logarithm of the area"),
         (lambda q, p, a: kl_by_sum(posterior(p, a), q, a), "from the true posterior to q"),
         (
+            lambda q, p, a: -kl_by_sum(posterior(p, a), q, a),
+            "The average is over the true posterior",
+        ),
+        (
+            lambda q, p, a: (p.exp() * (q - posterior(p, a))).sum(0) * math.exp(a),
+            "You weigh the points by p(x, z)",
+        ),
+        (
             lambda q, p, a: (q - posterior(p, a)).sum(0) * math.exp(a),
             "Each point counts by its density",
         ),
