@@ -1,0 +1,259 @@
+"""The live figures of the chapters in Chromium: their weights, their numbers, what moves them."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page
+
+import live
+from live_figures import SCRIPTS
+from test_browser import (
+    KNOWN_ERRORS_FROM_FILES,
+    PHONE,
+    SITE,
+    browser,  # noqa: F401  (a fixture)
+    narrow,
+    too_wide,
+    violations,
+    visit,
+)
+from test_browser import site as built_site  # noqa: F401  (a fixture)
+from test_live import LIVE, run, same
+from test_site import load, page_path
+
+CHAPTERS = {
+    "posteriors": "book/05_flow_posteriors",
+}
+built = pytest.mark.usefixtures("built_site")
+KB = 1000
+
+
+@contextmanager
+def figure(browser: Browser, name: str, *, file: bool = False) -> Iterator[Page]:  # noqa: F811
+    """The chapter with this figure; it fetches nothing from elsewhere and raises no error."""
+    page = CHAPTERS[name]
+    with visit(browser, page_path(page).as_uri() if file else f"{SITE}{page}.html") as shown:
+        shown.page.locator(f"#live-{name}").scroll_into_view_if_needed()
+        yield shown.page
+        assert shown.outside == []
+        assert shown.unknown_errors(KNOWN_ERRORS_FROM_FILES if file else {}) == []
+
+
+@contextmanager
+def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
+    """The figure on an empty page: needs no built book."""
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.set_content(f'<div id="live-{name}"></div>')
+    for script in [*SCRIPTS, f"weights-{name}", name]:
+        page.add_script_tag(path=LIVE / f"{script}.js")
+    yield page
+    page.close()
+
+
+def status(page: Page) -> str:
+    return page.locator(".live-figure .lab-status").inner_text()
+
+
+def press(page: Page, button: str) -> None:
+    page.locator(".live-figure").get_by_role("button", name=button).press("Enter")
+
+
+def place(page: Page, canvas: str, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a plane shows the point (x, y)."""
+    box = page.locator(f"canvas[aria-label^='{canvas}']").bounding_box()
+    extent = page.evaluate(
+        "label => FlowVAE.live.planes.find(p => p.canvas.ariaLabel.startsWith(label)).extent",
+        canvas,
+    )
+    assert box
+    half = box["width"] / 2 / extent
+    return box["x"] + half * (x + extent), box["y"] + half * (extent - y)
+
+
+def drag(page: Page, canvas: str, *points: tuple[float, float]) -> None:
+    page.mouse.move(*place(page, canvas, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*place(page, canvas, *point))
+    page.mouse.up()
+
+
+# --- of all figures -----------------------------------------------------------------------------
+
+
+def test_every_figure_has_its_chapter() -> None:
+    assert set(CHAPTERS) == set(live.FIGURES)
+    assert {path.stem.removeprefix("weights-") for path in LIVE.glob("weights-*.js")} == set(
+        CHAPTERS
+    )
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_weights_are_what_their_checksum_says(name: str) -> None:
+    about, content = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+    assert hashlib.sha256(content).hexdigest() == about["sha256"]
+    assert len(content) == 2 * sum(part["count"] for part in about["parts"].values())
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_is_packed_again_is_the_same_script(name: str) -> None:
+    text = live.path_of(name).read_text(encoding="utf-8")
+    about, _ = live.unpacked(text)
+    assert live.packed(name, live.read(name), about["run"]) == text
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(name: str) -> None:
+    scripts = [*SCRIPTS, f"weights-{name}", name]
+    assert sum((LIVE / f"{script}.js").stat().st_size for script in scripts) < 250 * KB
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_without_scripts_a_picture_stands_there(browser: Browser, name: str) -> None:  # noqa: F811
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(page_path(CHAPTERS[name]).as_uri())
+        assert page.locator(".live-still > img").is_visible()
+        assert page.locator(".live-still figcaption").is_visible()
+        assert page.locator(f"#live-{name}").inner_html() == ""
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_it_takes_the_place_of_its_picture_and_is_referred_to(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name, file=True) as page:
+        assert page.locator(".live-still > img").is_hidden()
+        assert page.locator(".live-still figcaption").is_visible()
+        about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+        said = page.locator(".live-weights").inner_text()
+        assert about["run"] in said
+        assert about["sha256"][:12] in said
+        assert status(page)
+    assert load(page_path(CHAPTERS[name])).select(f'a[href="#fig-live-{name}"]')
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_it_is_accessible_and_fits_a_phone(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name) as page:
+        assert violations(page) == []
+        assert all(page.locator(".live-figure canvas").evaluate_all("c => c.map(e => e.ariaLabel)"))
+        narrow(page)
+        assert too_wide(page) == []
+        inside = "[...document.querySelectorAll('.live-figure *')].every("
+        assert page.evaluate(f"{inside}e => e.getBoundingClientRect().right <= innerWidth)")
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name) as page:
+        pictures = "[...document.querySelectorAll('.live-figure canvas')].map(c => c.toDataURL())"
+        before = page.evaluate(pictures)
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.evaluate("new Promise(done => requestAnimationFrame(done))")
+        assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+# --- chapter 5 ----------------------------------------------------------------------------------
+
+
+def divergences(modules: live.Modules, x: list[list[float]]) -> list[list[float]]:
+    """By a finer sum over a larger square than the figure's: KL of the Gaussian, of the flow."""
+    line = torch.linspace(-5, 5, 201, dtype=torch.float64)
+    z, data = torch.cartesian_prod(line, line), torch.tensor(x, dtype=torch.float64)
+    area = (10 / 200) ** 2
+    with torch.no_grad():
+        prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
+        log_joint = modules["likelihood"](z[:, None]).log_prob(data) + prior[:, None]
+        log_p = log_joint - log_joint.logsumexp(0) - math.log(area)
+        each = []
+        for name in ("gaussian", "flow"):
+            log_q = modules[name](data).log_prob(z[:, None])
+            each.append(((log_q.exp() * (log_q - log_p)).sum(0) * area).tolist())
+    return torch.tensor(each).T.tolist()
+
+
+def double(name: str) -> live.Modules:
+    return {key: module.double() for key, module in live.read(name).items()}
+
+
+def test_the_models_of_figure_5_are_those_of_the_package(browser: Browser) -> None:  # noqa: F811
+    modules = double("posteriors")
+    x, z = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "posteriors") as page:
+        found: Any = run(
+            page, "const { likelihood, gaussian, flow } = FlowVAE.live.model;"
+            "return [likelihood.forward(T(Z)).logProb(T(X)), gaussian.forward(T(X)).logProb(T(Z)),"
+            "  flow.forward(T(X)).logProb(T(Z))].map(rows)", X=x, Z=z,
+        )  # fmt: skip
+    same(found[0], modules["likelihood"](z).log_prob(x))
+    same(found[1], modules["gaussian"](x).log_prob(z))
+    same(found[2], modules["flow"](x).log_prob(z))
+
+
+def test_figure_5_has_the_divergences_of_a_finer_grid(browser: Browser) -> None:  # noqa: F811
+    x = [[2.0, 0.0], [0.0, 2.0], [-1.3, 1.5], [1.0, 1.0], [0.0, 0.0]]
+    with alone(browser, "posteriors") as page:
+        found = page.evaluate(
+            "xs => xs.map(x => { const f = FlowVAE.live; f.state.x = x; f.update(true);"
+            "return f.state.shown.kl; })", x,
+        )  # fmt: skip
+    expected = divergences(double("posteriors"), x)
+    assert torch.tensor(found) == pytest.approx(torch.tensor(expected), abs=0.01)
+    # On the ring the flow is the better one, which is what the figure claims.
+    assert all(flow < gaussian - 0.15 for gaussian, flow in expected)
+
+
+DATA, GAUSSIAN = "Data plane", "Latent plane with the Gaussian"
+SHOWN = "(({x, hand, shown}) => ({x, hand, kl: shown.kl}))(FlowVAE.live.state)"
+
+
+@built
+def test_in_figure_5_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    with figure(browser, "posteriors", file=True) as page:
+        start = page.evaluate(SHOWN)
+        drag(page, DATA, (-1.4, 1.4), (0, 0), (2, 0))
+        by_mouse = page.evaluate(SHOWN)
+        assert by_mouse["x"] == pytest.approx([2, 0], abs=0.03)
+        assert by_mouse["kl"] != start["kl"]
+        assert status(page).startswith("At x = (2.0,")
+        plane = page.locator(f"canvas[aria-label^='{DATA}']")
+        plane.press("ArrowLeft")
+        left = page.evaluate(SHOWN)
+        assert left["x"][0] == pytest.approx(by_mouse["x"][0] - 0.03 * 3.2)
+        plane.press("ArrowRight")
+        assert page.evaluate(SHOWN)["kl"] == pytest.approx(by_mouse["kl"])
+        # The Gaussian by hand: away from the encoder's mean it gets worse, and the flow stays.
+        page.locator(f"canvas[aria-label^='{GAUSSIAN}']").press("Shift+ArrowUp")
+        moved = page.evaluate(SHOWN)
+        assert moved["kl"][0] > by_mouse["kl"][0] + 0.1
+        assert moved["kl"][1] == pytest.approx(by_mouse["kl"][1])
+        assert "moved by hand" in status(page)
+        drag(page, GAUSSIAN, (0, 0), tuple(moved["hand"]))
+        assert page.evaluate(SHOWN)["kl"][0] == pytest.approx(moved["kl"][0], rel=0.2)
+        # What KL wins, the ELBO loses.
+        kl, elbo, evidence = page.evaluate(
+            "[...document.querySelector('.live-table tbody tr').querySelectorAll('td')]"
+            ".map(e => Number(e.textContent.replace('−', '-')))"
+        )
+        assert kl + elbo == pytest.approx(evidence, abs=0.011)
+        press(page, "The encoder's mean")
+        assert page.evaluate(SHOWN)["hand"] is None
+        press(page, "Next group")
+        assert page.evaluate(SHOWN)["x"] == pytest.approx([-2, 0], abs=0.01)
+        press(page, "Reset")
+        assert page.evaluate(SHOWN) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["posteriors"]).as_uri())
+        page.locator(f"canvas[aria-label^='{DATA}']").tap()
+        assert page.evaluate(SHOWN)["x"] == pytest.approx([0, 0], abs=0.05)
