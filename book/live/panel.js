@@ -6,9 +6,10 @@
 
   const button = (words, does) => element("button", { type: "button", onclick: does }, words);
 
-  // A plane with its title above it; `label` says what it is and what the keys do.
-  function titledPlane(name, title, label, redraw) {
-    const canvas = element("canvas", { tabindex: "0", role: "application", "aria-label": label });
+  // A plane with its title above it; `label` says what it is, and what the keys do if it has any.
+  function titledPlane(name, title, label, redraw, { keys = true } = {}) {
+    const role = keys ? { tabindex: "0", role: "application" } : { role: "img", class: "live-seen" };
+    const canvas = element("canvas", { ...role, "aria-label": label });
     const heading = element("p", { class: "live-title" }, title);
     return Object.assign(new Plane(canvas, name, redraw), {
       heading, node: element("div", {}, heading, canvas),

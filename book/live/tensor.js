@@ -251,7 +251,7 @@
   }
 
   Object.assign(FlowVAE, {
-    LOG_2_PI, Tensor, gradients, add, sub, mul, unary, exp, log, tanh, square, softplus, silu,
+    LOG_2_PI, Tensor, record, gradients, add, sub, mul, unary, exp, log, tanh, square, softplus, silu,
     linear, columns, concat, rowSum, mean, gaussianMixtureLogProb,
   });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

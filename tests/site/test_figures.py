@@ -27,6 +27,7 @@ from test_live import LIVE, run, same
 from test_site import load, page_path
 
 CHAPTERS = {
+    "layers": "book/04_flow_priors",
     "posteriors": "book/05_flow_posteriors",
 }
 built = pytest.mark.usefixtures("built_site")
@@ -160,6 +161,82 @@ def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) ->
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("new Promise(done => requestAnimationFrame(done))")
         assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+# --- chapter 4 ----------------------------------------------------------------------------------
+
+
+def test_the_flows_of_figure_4_are_those_of_the_package_at_both_ends(browser: Browser) -> None:  # noqa: F811
+    modules = double("layers")
+    with alone(browser, "layers") as page:
+        first, last, density = page.evaluate(
+            "() => { const f = FlowVAE.live, rows = t => Array.from({ length: t.rows },"
+            "  (_, r) => [...t.row(r)]);"
+            "const ends = i => f.grids.map(seen => [seen.at(i).x, seen.at(i).ladj].map(rows));"
+            "return [ends(0), ends(-1), f.grids.map((seen, i) =>"
+            "  rows(f.flows[i].forward().logProb(seen.at(-1).x)))]; }"
+        )  # fmt: skip
+        assert page.evaluate("FlowVAE.live.grids.map(seen => seen.length)") == [6, 6]
+    for i, flow in enumerate(modules.values()):
+        u = torch.tensor(first[i][0], dtype=torch.float64)
+        with torch.no_grad():
+            z, ladj = flow.transform().call_and_ladj(u)
+            same(last[i][0], z)
+            same(last[i][1], ladj)
+            same(density[i], flow().log_prob(z))
+
+
+def test_each_coupling_of_figure_4_moves_one_direction_and_each_pair_both(
+    browser: Browser,  # noqa: F811
+) -> None:
+    with alone(browser, "layers") as page:
+        moved = page.evaluate(
+            "FlowVAE.live.grids.map(seen => [1, 2, 3, 4].map(i => [0, 1].map(d => seen[i].x.data"
+            ".some((v, j) => j % 2 == d && Math.abs(v - seen[i - 1].x.data[j]) > 1e-9))))"
+        )  # fmt: skip
+    for each in moved:
+        assert all(sum(directions) == 1 for directions in each)
+        assert each[0] != each[1]
+        assert each[2] != each[3]
+
+
+@built
+def test_figure_4_goes_forwards_and_back_by_slider_and_buttons(browser: Browser) -> None:  # noqa: F811
+    depth, cloud = "FlowVAE.live.state.depth", "[...FlowVAE.live.state.clouds[1].at(-1).x.data]"
+    with figure(browser, "layers", file=True) as page:
+        slider = page.locator(".live-slider input")
+        before = status(page)
+        slider.press("End")
+        assert page.evaluate(depth) == 5
+        assert status(page) != before
+        assert slider.get_attribute("aria-valuetext") == "all, scaled"
+        assert "all, scaled" in str(page.locator("canvas").first.get_attribute("aria-label"))
+        slider.press("ArrowLeft")
+        assert page.evaluate(depth) == pytest.approx(4.95)
+        press(page, "Back")
+        page.wait_for_function(f"{depth} == 0")
+        assert slider.input_value() == "0"
+        page.emulate_media(reduced_motion="reduce")
+        press(page, "Forwards")
+        assert page.evaluate(depth) == 1
+        samples = page.evaluate(cloud)
+        press(page, "New noise")
+        assert page.evaluate(cloud) != samples
+        # The ring, sent back and forth, is the ring again.
+        page.locator(".live-figure select").select_option("ring")
+        away = "Math.max(...FlowVAE.live.state.clouds.flatMap(seen => [...seen.at(-1).x.data].map("
+        away += "(v, i, all) => Math.abs(Math.hypot(all[i - i % 2], all[i - i % 2 + 1]) - 2))))"
+        assert page.evaluate(depth) == 5
+        assert page.evaluate(away) < 0.7
+        press(page, "Reset")
+        assert page.evaluate(depth) == 0
+        assert page.evaluate(cloud) == samples
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["layers"]).as_uri())
+        page.locator(".live-slider input").tap()
+        assert 2 < page.evaluate(depth) < 3
 
 
 # --- chapter 5 ----------------------------------------------------------------------------------
