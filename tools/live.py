@@ -95,9 +95,9 @@ def untrained_layers() -> Modules:
     }
 
 
-def refinement() -> tuple[Modules, str]:
+def walk() -> tuple[Modules, str]:
     """Chapter 6: a spline flow on the points of the ring, and a reward for one of the groups."""
-    modules, rings = untrained_refinement(), load("rings")
+    modules, rings = untrained_walk(), load("rings")
     torch.manual_seed(0)
     fit_density(modules["flow"], rings.train, steps=1000)
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def refinement() -> tuple[Modules, str]:
     )
 
 
-def untrained_refinement() -> Modules:
+def untrained_walk() -> Modules:
     torch.manual_seed(0)
     flow = CouplingFlow(2, transforms=4, hidden=(32, 32), kind="spline")
     return {"flow": flow, "reward": mlp(2, [16], 1)}
@@ -119,6 +119,7 @@ def untrained_refinement() -> Modules:
 FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules]]] = {
     "layers": (layers, untrained_layers),
     "posteriors": (posteriors, untrained_posteriors),
+    "walk": (walk, untrained_walk),
 }
 
 

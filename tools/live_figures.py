@@ -15,7 +15,7 @@ from sphinx.transforms import SphinxTransform
 PICTURE = re.compile(r"figures/live-(\w+)\.png$")
 # In the order in which they need each other; a figure's weights and its own script come last.
 SCRIPTS = (
-    "tensor random networks distributions splines flows vae data weights figure panel"
+    "tensor random networks distributions splines flows vae refinement data weights figure panel"
 ).split()
 
 

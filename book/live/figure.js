@@ -271,11 +271,12 @@
 
   // Curves over the steps of a training. A line: `{points: [[x, y], …], colour, dash, label}`.
   class Chart extends Figure {
-    draw({ title, lines, last, level }) {
+    // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
+    // would flatten all the rest.
+    draw({ title, lines, last, level, across = "training steps", skip = 0.08 }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
-      // The first, steep part of a curve would flatten all the rest.
-      const late = lines.flatMap(({ points }) => points.filter(([x]) => x > 0.08 * last));
+      const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
       const shown = late.length ? late : lines.flatMap(({ points }) => points);
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
@@ -283,7 +284,8 @@
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
-      const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5) || 100;
+      const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5)
+        || 10 ** Math.ceil(Math.log10((high - low) / 5));
       for (let tick = Math.ceil(low / unit) * unit; tick <= high; tick += unit) {
         this.line([[left, y(tick)], [right, y(tick)]], { colour: "frame", width: 0.5 });
         this.text(number(tick, unit < 1 ? 1 : 0), left - 5, y(tick), { colour: "quiet", align: "right" });
@@ -291,7 +293,7 @@
       for (let tick = 0; tick <= last; tick += last / 3) {
         this.text(String(Math.round(tick)), x(tick), bottom + 11, { colour: "quiet", align: "center" });
       }
-      this.text("training steps", (left + right) / 2, bottom + 27, { colour: "quiet", align: "center" });
+      this.text(across, (left + right) / 2, bottom + 27, { colour: "quiet", align: "center" });
       this.text(title, 4, 10, { bold: true });
       if (level) {
         this.line([[left, y(level.y)], [right, y(level.y)]], { dash: [2, 3], width: 1.2 });

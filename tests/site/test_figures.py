@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page
 
 import live
+from flowvae_tutorial.refinement import refine_with_trace
 from live_figures import SCRIPTS
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
@@ -29,6 +30,7 @@ from test_site import load, page_path
 CHAPTERS = {
     "layers": "book/04_flow_priors",
     "posteriors": "book/05_flow_posteriors",
+    "walk": "book/06_refinement",
 }
 built = pytest.mark.usefixtures("built_site")
 KB = 1000
@@ -334,3 +336,127 @@ def test_in_figure_5_mouse_keyboard_and_finger_move_alike(browser: Browser) -> N
         page.goto(page_path(CHAPTERS["posteriors"]).as_uri())
         page.locator(f"canvas[aria-label^='{DATA}']").tap()
         assert page.evaluate(SHOWN)["x"] == pytest.approx([0, 0], abs=0.05)
+
+
+# --- chapter 6 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_steps_of_refinement_are_those_of_the_package(
+    browser: Browser,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+) -> None:
+    modules, z = double("walk"), 1.5 * torch.randn(20, 2, dtype=torch.float64)
+    noise = torch.randn(10, 20, 2, dtype=torch.float64)
+    steps = iter(noise)
+    monkeypatch.setattr(torch, "randn_like", lambda _: next(steps))
+    net = modules["reward"]
+    expected = refine_with_trace(
+        z, modules["flow"].requires_grad_(False)().log_prob,
+        lambda z: 3 * torch.nn.functional.logsigmoid(net(z)[:, 0]),
+        steps=10, lr=0.01, anchor=0.3, temperature=temperature,
+    )  # fmt: skip
+    with alone(browser, "walk") as page:
+        found = run(
+            page,
+            "const { priors, rewards } = FlowVAE.live, start = T(Z), seen = [];"
+            "const goal = FlowVAE.objective("
+            "  { logProb: priors.flow, reward: rewards.group, anchor: 0.3, start });"
+            "let here = goal.at(start), rates = Array(start.rows).fill(0.01);"
+            "for (const noise of noises) {"
+            "  if (tau) here = FlowVAE.wander(goal, here, 0.01, tau, T(noise));"
+            "  else ({ here, rates } = FlowVAE.climb(goal, here, rates, 0.01));"
+            "  seen.push([here.logProb, here.reward].map(t => [...t.data])); }"
+            "return [rows(here.z), seen.map(s => s[0]), seen.map(s => s[1])];",
+            Z=z, noises=noise.tolist(), tau=temperature,
+        )  # fmt: skip
+    same(found[0], expected.z)
+    same(found[1], expected.trace.log_prob[1:])
+    same(found[2], expected.trace.reward[1:])
+
+
+WALKED = (
+    "(({path, start}) => ({n: path.length - 1, start, z: [...path.at(-1).z.data],"
+    " logP: path.map(p => p.logProb.data[0])}))(FlowVAE.live.state)"
+)
+
+
+@built
+def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> None:  # noqa: F811
+    latent = "Latent plane"
+    with figure(browser, "walk", file=True) as page:
+        assert status(page).startswith("At the start: log p(z) is −")
+        drag(page, latent, (-0.6, 0.9), (0.5, -1.5))
+        page.wait_for_function("FlowVAE.live.state.path[0].z.data[1] < -1.4")
+        assert page.evaluate(WALKED)["start"] == pytest.approx([0.5, -1.5], abs=0.03)
+        plane = page.locator(f"canvas[aria-label^='{latent}']")
+        start = page.evaluate(WALKED)["start"]
+        plane.press("ArrowUp")
+        moved = page.evaluate(WALKED)["start"]
+        assert moved == pytest.approx([start[0], start[1] + 0.03 * 3.2])
+        press(page, "Step")
+        assert status(page).startswith("After 1 step: log p(z) from −")
+        page.locator(".live-figure").get_by_role("button", name="Run").press("Enter")
+        page.wait_for_function("FlowVAE.live.state.path.length == 62")
+        page.get_by_text("After 61 steps").wait_for()
+        end = page.evaluate(WALKED)
+        # It never falls, and the curves know.
+        assert all(b >= a for a, b in zip(end["logP"], end["logP"][1:], strict=False))
+        assert end["logP"][-1] > end["logP"][0] + 1
+        curves = page.locator("canvas.live-chart").evaluate_all("c => c.map(e => e.ariaLabel)")
+        assert all("log p(z) from −" in label for label in curves)
+        # An anchor holds it back.
+        free = page.evaluate("FlowVAE.live.state.path.at(-1).z.data[0]")
+        page.locator(".live-slider input").nth(1).press("End")
+        assert page.evaluate(WALKED)["n"] == 0
+        for _ in range(10):
+            press(page, "Step")
+        held = page.evaluate(WALKED)
+        assert abs(held["z"][0] - moved[0]) < abs(free - moved[0])
+        # With a temperature the noise decides, and the seed the noise.
+        page.locator(".live-slider input").nth(2).press("End")
+        ends = []
+        for button in ("New noise", "New noise", "Back to the start"):
+            press(page, button)
+            press(page, "Step")
+            ends.append(page.evaluate(WALKED)["z"])
+        assert ends[0] != ends[1]
+        assert ends[1] == ends[2]
+        press(page, "Reset")
+        assert page.evaluate(WALKED)["start"] == [-0.6, 0.9]
+        assert page.locator(".live-slider input").nth(2).input_value() == "0"
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["walk"]).as_uri())
+        page.locator(f"canvas[aria-label^='{latent}']").tap()
+        page.wait_for_function("Math.abs(FlowVAE.live.state.path[0].z.data[0]) < 0.05")
+
+
+def test_figure_6_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    wish = """prior => {
+        FlowVAE.live.restart({ prior, reward: 'group', start: [1.4, 1.4] });
+        for (let i = 0; i < 60; i++) FlowVAE.live.step();
+        const { z, logProb } = FlowVAE.live.state.path.at(-1);
+        return [...z.data, logProb.data[0]];
+    }"""
+    with alone(browser, "walk") as page:
+        x, y, log_p = page.evaluate(wish, "mixture")
+        assert (x > 1) & (log_p < -2), "off its spot and no further"
+        x, y, log_p = page.evaluate(wish, "flow")
+        assert (abs(x) < 0.3) & (y > 1.8) & (log_p > -1), "at the top"
+
+
+@built
+def test_a_step_that_leads_far_away_is_not_taken_and_told(browser: Browser) -> None:  # noqa: F811
+    with figure(browser, "walk") as page:
+        page.locator(".live-figure select").first.select_option("mixture")
+        for knob in (0, 2):
+            page.locator(".live-slider input").nth(knob).press("End")
+        page.locator(".live-figure").get_by_role("button", name="Run").press("Enter")
+        page.get_by_text("The next step leads far away: choose a smaller η.").wait_for()
+        end = page.evaluate(WALKED)
+        assert max(map(abs, end["z"])) < 30
+        press(page, "Step")
+        assert page.evaluate(WALKED) == end
