@@ -151,12 +151,12 @@
     }
 
     // Where a density is drawn: the centres of steps × steps squares, row by row from above.
-    grid(steps) {
-      const points = new Tensor(steps * steps, 2), step = (2 * this.extent) / steps;
+    grid(steps, extent = this.extent) {
+      const points = new Tensor(steps * steps, 2), step = (2 * extent) / steps;
       for (let r = 0, i = 0; r < steps; r++) {
         for (let q = 0; q < steps; q++, i += 2) {
-          points.data[i] = -this.extent + (q + 0.5) * step;
-          points.data[i + 1] = this.extent - (r + 0.5) * step;
+          points.data[i] = -extent + (q + 0.5) * step;
+          points.data[i + 1] = extent - (r + 0.5) * step;
         }
       }
       return points;
@@ -165,6 +165,13 @@
     // Shades a density, whose logarithm at `grid` is known, and draws the lines that hold half of
     // it and 95 %.
     density(logDensity, extent, colour) {
+      this.shade(logDensity, extent, colour);
+      this.outline(logDensity, extent, 0.95, { colour, alpha: 0.85 });
+      this.outline(logDensity, extent, 0.5, { colour, width: 0.8, alpha: 0.85 });
+    }
+
+    // `most` of 255: how much of the colour the densest places have.
+    shade(logDensity, extent, colour, most = 150) {
       const steps = Math.sqrt(logDensity.length), density = logDensity.map(Math.exp);
       const image = document.createElement("canvas");
       image.width = image.height = steps;
@@ -172,24 +179,28 @@
       c.fillStyle = this.colour(colour);
       c.fillRect(0, 0, steps, steps);
       const pixels = c.getImageData(0, 0, steps, steps);
-      const [half, most] = levels(density, [0.5, 0.95]);
+      const half = level(density, 0.5);
       density.forEach((value, i) => {
-        pixels.data[4 * i + 3] = 150 * Math.min(1, 0.45 * Math.sqrt(value / half));
+        pixels.data[4 * i + 3] = most * Math.min(1, 0.45 * Math.sqrt(value / half));
       });
       c.putImageData(pixels, 0, 0);
       const [left, top] = this.place(-extent, extent), [right, bottom] = this.place(extent, -extent);
       this.context.imageSmoothingQuality = "high";
       this.context.drawImage(image, left, top, right - left, bottom - top);
+    }
+
+    // The line that holds this share of a density.
+    outline(logDensity, extent, share, look) {
+      const steps = Math.sqrt(logDensity.length), density = logDensity.map(Math.exp);
+      const [left, top] = this.place(-extent, extent), [right] = this.place(extent, extent);
       const size = (right - left) / steps;
-      [[most, 1.5], [half, 0.8]].forEach(([level, width]) => {
-        const segments = contour(density, steps, level).map((segment) =>
-          segment.map(([x, y]) => [left + (x + 0.5) * size, top + (y + 0.5) * size]));
-        this.paths(segments, { colour, width, alpha: 0.85 });
-      });
+      const segments = contour(density, steps, level(density, share)).map((segment) =>
+        segment.map(([x, y]) => [left + (x + 0.5) * size, top + (y + 0.5) * size]));
+      this.paths(segments, look);
     }
 
     // Calls `point(x, y, kind)` for a pointer over the plane ("move", and "press" while it is
-    // held down), and for the arrow keys ("move"), and space and enter ("press").
+    // held down), and for the arrow keys ("key"), and space and enter ("press").
     listen(point) {
       const canvas = this.canvas;
       const tell = (kind) => point(...this.at, kind);
@@ -215,7 +226,7 @@
         if (by[event.key]) {
           this.at = this.at.map((v, i) =>
             Math.max(-this.extent, Math.min(this.extent, v + step * by[event.key][i])));
-          tell("move");
+          tell("key");
         } else if (event.key === " " || event.key === "Enter") {
           tell("press");
           tell("release");
@@ -229,24 +240,22 @@
     }
   }
 
-  // The heights above which lie these shares of a density, given on a grid.
-  function levels(density, shares) {
+  // The height above which lies this share of a density, given on a grid.
+  function level(density, share) {
     const sorted = density.slice().sort().reverse();
     const total = sorted.reduce((sum, value) => sum + value, 0);
-    return shares.map((share) => {
-      let sum = 0, i = 0;
-      while (i < sorted.length - 1 && (sum += sorted[i]) < share * total) i++;
-      return sorted[i];
-    });
+    let sum = 0, i = 0;
+    while (i < sorted.length - 1 && (sum += sorted[i]) < share * total) i++;
+    return sorted[i];
   }
 
   // Where a function on a grid crosses a level: short lines between the grid's points, in its steps.
-  function contour(values, steps, level) {
+  function contour(values, steps, height) {
     const segments = [];
     for (let r = 0; r + 1 < steps; r++) {
       for (let q = 0; q + 1 < steps; q++) {
         const corners = [[q, r], [q + 1, r], [q + 1, r + 1], [q, r + 1]];
-        const heights = corners.map(([x, y]) => values[y * steps + x] - level);
+        const heights = corners.map(([x, y]) => values[y * steps + x] - height);
         const crossings = [];
         for (let i = 0; i < 4; i++) {
           const j = (i + 1) % 4;
@@ -262,11 +271,12 @@
 
   // Curves over the steps of a training. A line: `{points: [[x, y], …], colour, dash, label}`.
   class Chart extends Figure {
-    draw({ title, lines, last, level }) {
+    // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
+    // would flatten all the rest.
+    draw({ title, lines, last, level, across = "training steps", skip = 0.08 }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
-      // The first, steep part of a curve would flatten all the rest.
-      const late = lines.flatMap(({ points }) => points.filter(([x]) => x > 0.08 * last));
+      const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
       const shown = late.length ? late : lines.flatMap(({ points }) => points);
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
@@ -274,7 +284,8 @@
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
-      const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5) || 100;
+      const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5)
+        || 10 ** Math.ceil(Math.log10((high - low) / 5));
       for (let tick = Math.ceil(low / unit) * unit; tick <= high; tick += unit) {
         this.line([[left, y(tick)], [right, y(tick)]], { colour: "frame", width: 0.5 });
         this.text(number(tick, unit < 1 ? 1 : 0), left - 5, y(tick), { colour: "quiet", align: "right" });
@@ -282,7 +293,7 @@
       for (let tick = 0; tick <= last; tick += last / 3) {
         this.text(String(Math.round(tick)), x(tick), bottom + 11, { colour: "quiet", align: "center" });
       }
-      this.text("training steps", (left + right) / 2, bottom + 27, { colour: "quiet", align: "center" });
+      this.text(across, (left + right) / 2, bottom + 27, { colour: "quiet", align: "center" });
       this.text(title, 4, 10, { bold: true });
       if (level) {
         this.line([[left, y(level.y)], [right, y(level.y)]], { dash: [2, 3], width: 1.2 });

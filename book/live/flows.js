@@ -3,7 +3,7 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { Tensor, Conditioner, standardNormal } = FlowVAE;
+  const { Tensor, Conditioner, standardNormal, SplineCoupling, SPLINE_NUMBERS } = FlowVAE;
   const { add, sub, mul, exp, tanh, columns, concat, rowSum } = FlowVAE;
 
   const LOG_SCALE_BOUND = 2;
@@ -65,6 +65,8 @@
     }
   }
 
+  const COUPLINGS = { affine: AffineCoupling, spline: SplineCoupling };
+
   class Composition {
     constructor(transforms) {
       this.transforms = transforms;
@@ -112,12 +114,13 @@
     }
   }
 
-  // N(0, I) pushed through affine couplings, which alternate with permutations, and one affine map.
+  // N(0, I) pushed through couplings, which alternate with permutations, and one affine map.
   class CouplingFlow {
-    constructor(features, { context = 0, transforms = 4, hidden = [32] }, random) {
+    constructor(features, { context = 0, transforms = 4, hidden = [32], kind = "affine" }, random) {
       this.features = features;
       this.size = Math.floor(features / 2);
-      const out = 2 * (features - this.size);
+      this.coupling = COUPLINGS[kind];
+      const out = (kind === "affine" ? 2 : SPLINE_NUMBERS) * (features - this.size);
       const conditioner = () => new Conditioner(this.size, context, hidden, out, random);
       this.nets = range(0, transforms).map(conditioner);
       this.loc = Tensor.parameter(1, features);
@@ -136,7 +139,7 @@
     transform(context) {
       const permutations = this.orders.map((order) => new Permutation(order));
       const couplings = this.nets.map(
-        (net, i) => [permutations[i], new AffineCoupling(this.size, net.forward(context))]);
+        (net, i) => [permutations[i], new this.coupling(this.size, net.forward(context))]);
       const last = new ElementwiseAffine(this.loc, this.logScale);
       return new Composition([...couplings.flat(), permutations.at(-1), last]);
     }

@@ -12,6 +12,7 @@
     },
     prior: {
       gaussian: "N(0, I)", mixture: "mixture", vampprior: "VampPrior", flow: "flow",
+      spline: "spline flow",
     },
     posterior: { gaussian: "Gaussian", flow: "flow" },
   };

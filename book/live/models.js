@@ -13,6 +13,7 @@
     vampprior: ({ k, random, posterior, train }) =>
       new VampPrior(posterior, pseudoInputsFrom(train, k, random)),
     flow: ({ random }) => new CouplingFlow(LATENT, { transforms: 6 }, random),
+    spline: ({ random }) => new CouplingFlow(LATENT, { transforms: 4, kind: "spline" }, random),
   };
 
   const POSTERIORS = {

@@ -80,17 +80,20 @@
     }
     const out = new Tensor(rows, cols);
     const [ar, ac, br, bc] = [a, b].flatMap((t) => [t.rows > 1 ? t.cols : 0, t.cols > 1 ? 1 : 0]);
-    const each = (visit) => {
-      for (let r = 0, i = 0; r < rows; r++) {
-        for (let c = 0; c < cols; c++, i++) visit(i, r * ar + c * ac, r * br + c * bc);
+    const A = a.data, B = b.data, Y = out.data;
+    for (let r = 0, i = 0; r < rows; r++) {
+      for (let c = 0, j = r * ar, k = r * br; c < cols; c++, i++, j += ac, k += bc) {
+        Y[i] = f(A[j], B[k]);
       }
-    };
-    each((i, j, k) => { out.data[i] = f(a.data[j], b.data[k]); });
+    }
     return record(out, [a, b], () => {
-      each((i, j, k) => {
-        if (a.grad) a.grad[j] += out.grad[i] * da(a.data[j], b.data[k]);
-        if (b.grad) b.grad[k] += out.grad[i] * db(a.data[j], b.data[k]);
-      });
+      const G = out.grad, gA = a.grad, gB = b.grad;
+      for (let r = 0, i = 0; r < rows; r++) {
+        for (let c = 0, j = r * ar, k = r * br; c < cols; c++, i++, j += ac, k += bc) {
+          if (gA) gA[j] += G[i] * da(A[j], B[k]);
+          if (gB) gB[k] += G[i] * db(A[j], B[k]);
+        }
+      }
     });
   }
 
@@ -134,11 +137,12 @@
       }
     }
     return record(out, bias ? [x, weight, bias] : [x, weight], () => {
-      const G = out.grad, gX = x.grad, gW = weight.grad;
+      const G = out.grad, gX = x.grad, gW = weight.grad, gB = bias && bias.grad;
       for (let n = 0; n < N; n++) {
         for (let o = 0; o < O; o++) {
           const g = G[n * O + o];
-          if (bias) bias.grad[o] += g;
+          if (gB) gB[o] += g;
+          if (!gW) continue;
           for (let i = 0, w = o * I, v = n * I; i < I; i++) gW[w + i] += g * X[v + i];
         }
         if (!gX) continue;
@@ -247,7 +251,7 @@
   }
 
   Object.assign(FlowVAE, {
-    LOG_2_PI, Tensor, gradients, add, sub, mul, unary, exp, log, tanh, square, softplus, silu,
+    LOG_2_PI, Tensor, record, gradients, add, sub, mul, unary, exp, log, tanh, square, softplus, silu,
     linear, columns, concat, rowSum, mean, gaussianMixtureLogProb,
   });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -22,13 +22,15 @@ from flowvae_tutorial import (
     VampPrior,
     mlp,
 )
+from flowvae_tutorial.models import Kind
 from flowvae_tutorial.networks import LOG_SCALE_BOUNDS, soft_clamp
 from test_browser import browser  # noqa: F401  (a fixture)
 
 LIVE = Path(__file__).parents[2] / "book" / "live"
 # In the order in which the page of the lab names them.
 CORE = [
-    "tensor", "random", "networks", "distributions", "flows", "vae", "data", "models", "training",
+    "tensor", "random", "networks", "distributions", "splines", "flows", "vae", "data", "models",
+    "training",
 ]  # fmt: skip
 HIDDEN, K, N, STEPS = [32, 32], 7, 20, 200
 
@@ -190,26 +192,48 @@ def test_a_mixture_is_the_packages_with_all_gradients(page: Page) -> None:
         same(one_found, expected)
 
 
+@pytest.mark.parametrize("kind", ["affine", "spline"])
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("features", [2, 5])
-def test_a_flow_is_the_packages_both_ways(page: Page, context: int, features: int) -> None:
-    flow = CouplingFlow(features, context=context, transforms=3, hidden=(8, 6))
+def test_a_flow_is_the_packages_both_ways(
+    page: Page, kind: Kind, context: int, features: int
+) -> None:
+    flow = CouplingFlow(features, context=context, transforms=3, hidden=(8, 6), kind=kind)
     scatter(flow)
-    u, c = torch.randn(N, features), torch.randn(N, context) if context else None
+    # Some of them outside the box of a spline.
+    u, c = 3 * torch.randn(N, features), torch.randn(N, context) if context else None
     f = flow.transform(c)
     z, ladj = f.call_and_ladj(u)
     found = run(
         page,
         "const flow = new FlowVAE.CouplingFlow("
-        "  features, { context: C ? 2 : 0, transforms: 3, hidden: [8, 6] }, random);"
+        "  features, { context: C ? 2 : 0, transforms: 3, hidden: [8, 6], kind }, random);"
         "fill(flow, w); flow.orders = orders;"
         "const c = C && T(C), f = flow.transform(c), [z, ladj] = f.callAndLadj(T(U));"
         "const [u, same] = f.inverseAndLadj(z);"
         "return [z, ladj, u, same, flow.forward(c).logProb(z)].map(rows)",
-        features=features, C=c, w=weights(flow), orders=flow.orders.tolist(), U=u,
+        features=features, C=c, w=weights(flow), orders=flow.orders.tolist(), U=u, kind=kind,
     )  # fmt: skip
     for one_found, expected in zip(found, [z, ladj, u, ladj, flow(c).log_prob(z)], strict=True):
         same(one_found, expected)
+
+
+def test_a_spline_flow_has_the_packages_gradients(page: Page) -> None:
+    flow = CouplingFlow(2, transforms=3, hidden=(8, 6), kind="spline")
+    scatter(flow)
+    z = (2.5 * torch.randn(N, 2)).requires_grad_()
+    log_p = flow().log_prob(z)
+    expected = torch.autograd.grad(log_p.mean(), [z, *flow.parameters()])
+    found = run(
+        page,
+        "const flow = new FlowVAE.CouplingFlow("
+        "  2, { transforms: 3, hidden: [8, 6], kind: 'spline' }, random);"
+        "fill(flow, w); flow.orders = orders; const z = P(Z);"
+        "return gradientOf([z, ...flow.parameters], () => flow.forward().logProb(z))",
+        w=weights(flow), orders=flow.orders.tolist(), Z=z,
+    )  # fmt: skip
+    for one_found, one_expected in zip(found, expected, strict=True):
+        same(one_found, one_expected)
 
 
 def test_a_flows_own_orders_change_the_halves_and_put_them_back(page: Page) -> None:
@@ -234,6 +258,7 @@ def vae_of(prior: str, posterior: str) -> VAE:
         "mixture": lambda: GaussianMixture(2, K),
         "vampprior": lambda: VampPrior(q, torch.randn(K, 2), bounds=None),
         "flow": lambda: CouplingFlow(2, transforms=6, hidden=(32,)),
+        "spline": lambda: CouplingFlow(2, transforms=4, hidden=(32,), kind="spline"),
     }[prior]()
     vae = VAE(p, q, GaussianLikelihood(decoder, 2))
     scatter(vae)
@@ -243,7 +268,7 @@ def vae_of(prior: str, posterior: str) -> VAE:
 # A VampPrior of flow posteriors is none of the lab's.
 MODELS = [
     (p, q)
-    for p in ("gaussian", "mixture", "vampprior", "flow")
+    for p in ("gaussian", "mixture", "vampprior", "flow", "spline")
     for q in ("gaussian", "flow")
     if (p, q) != ("vampprior", "flow")
 ]
@@ -364,4 +389,5 @@ def test_the_vampprior_beats_the_standard_normal_on_the_ring_for_five_seeds(page
 
 
 def test_the_scripts_are_light() -> None:
-    assert sum(file.stat().st_size for file in LIVE.iterdir()) < 100_000
+    scripts = [file for file in LIVE.iterdir() if not file.name.startswith("weights-")]
+    assert sum(file.stat().st_size for file in scripts) < 150_000

@@ -1,0 +1,166 @@
+// The true posterior of a point of the plane, and two approximations: a Gaussian and a flow.
+(function (FlowVAE) {
+  "use strict";
+
+  const { Tensor, Random, Normal, GaussianPosterior, FlowPosterior, CouplingFlow } = FlowVAE;
+  const { GaussianLikelihood, DATA_SETS, standardNormal, mlp, trained } = FlowVAE;
+  const { element, number, button, titledPlane, onDrag, oncePerFrame, mount } = FlowVAE;
+
+  const LATENT = 2, HIDDEN = [64, 64], FLOW = { context: LATENT, transforms: 4, hidden: [32] };
+  // The square on which densities are summed, and the points along its side: while something is
+  // dragged, and at rest.
+  const EXTENT = 4, MOVING = 43, RESTING = 65;
+
+  function modelOf(figure) {
+    const fill = trained(figure), random = new Random(0), encoder = () =>
+      mlp(2, HIDDEN, 2 * LATENT, random);
+    return {
+      likelihood: fill("likelihood",
+        new GaussianLikelihood(mlp(LATENT, HIDDEN, 2, random), 2)),
+      gaussian: fill("gaussian", new GaussianPosterior(encoder())),
+      flow: fill("flow", new FlowPosterior(encoder(), new CouplingFlow(LATENT, FLOW, random))),
+    };
+  }
+
+  // For any x, what a sum over the points `z` says, each of which stands for an area `log(area)`.
+  function truth({ likelihood }, z, logArea) {
+    const logPrior = standardNormal(LATENT).logProb(z).data;
+    const decoded = likelihood.forward(z);
+    return (x) => {
+      // Symmetric in its two arguments, x and the mean.
+      const p = new Normal(Tensor.from([x]), decoded.logScale);
+      const logJoint = p.logProb(decoded.loc).data.map((value, i) => value + logPrior[i]);
+      const top = Math.max(...logJoint);
+      const sum = logJoint.reduce((total, value) => total + Math.exp(value - top), 0);
+      const logEvidence = top + Math.log(sum) + logArea;
+      return { logEvidence, logPosterior: logJoint.map((value) => value - logEvidence) };
+    };
+  }
+
+  // KL(q ‖ p) in nats, both given by their logarithms at the same points.
+  function divergence(logQ, logP, logArea) {
+    let sum = 0;
+    for (let i = 0; i < logQ.length; i++) {
+      // So little that even an infinite ratio would not count.
+      if (logQ[i] > -60) sum += Math.exp(logQ[i]) * (logQ[i] - logP[i]);
+    }
+    return sum * Math.exp(logArea);
+  }
+
+  const centre = (group) =>
+    [2 * Math.cos((Math.PI * group) / 4), 2 * Math.sin((Math.PI * group) / 4)];
+
+  function posteriors(say) {
+    const model = modelOf("posteriors"), data = DATA_SETS.rings(400, new Random(0));
+    const later = oncePerFrame(() => update());
+    const points = titledPlane("x", "data plane: the point x",
+      "Data plane. Drag the point x, or move it with the arrow keys.", () => draw());
+    const planes = [
+      ["Gaussian", "Latent plane with the Gaussian. Drag its mean, or move it with the arrow keys."],
+      ["flow", "Latent plane with the flow. It follows x."],
+    ].map(([name, label]) => titledPlane("z", name, label, () => draw()));
+    planes.forEach((plane) => { plane.extent = 3.2; });
+    const [left] = planes;
+    const [moving, resting] = [MOVING, RESTING].map((steps) => {
+      const z = left.grid(steps, EXTENT), logArea = 2 * Math.log((2 * EXTENT) / steps);
+      return { z, logArea, posterior: truth(model, z, logArea) };
+    });
+
+    const state = { group: 3, x: centre(3), hand: null };
+    const cells = ["Gaussian", "flow"].map((name) => {
+      const values = ["kl", "elbo", "evidence"].map(() => element("td"));
+      return { values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
+    });
+    const table = element("table", { class: "live-table" },
+      element("thead", {}, element("tr", {}, ...["nats", "KL to the true posterior", "ELBO", "log p(x)"]
+        .map((words) => element("th", { scope: "col" }, words)))),
+      element("tbody", {}, ...cells.map(({ row }) => row)));
+
+    // What is known of the x and the mean that are shown.
+    function compute({ z, logArea, posterior }) {
+      const x = Tensor.from([state.x]), { logEvidence, logPosterior } = posterior(state.x);
+      const own = model.gaussian.forward(x);
+      const loc = state.hand ? Tensor.from([state.hand]) : own.loc;
+      const logQ = [new Normal(loc, own.logScale), model.flow.forward(x)].map((q) => q.logProb(z).data);
+      const kl = logQ.map((values) => divergence(values, logPosterior, logArea));
+      return { loc: [...loc.data], logEvidence, logPosterior, logQ, kl };
+    }
+
+    function update(atRest = false) {
+      state.shown = compute(atRest ? resting : moving);
+      left.at = state.shown.loc;
+      points.at = state.x;
+      const { kl, logEvidence } = state.shown;
+      cells.forEach(({ values }, i) => [kl[i], logEvidence - kl[i], logEvidence]
+        .forEach((value, c) => { values[c].textContent = number(value); }));
+      planes.forEach(({ heading }, i) => {
+        const whose = !i && state.hand ? "Gaussian, moved" : ["Gaussian", "flow"][i];
+        heading.textContent = `${whose}: KL ${number(kl[i])}`;
+      });
+      draw();
+      if (atRest) tell();
+    }
+
+    function tell() {
+      const { kl, logEvidence } = state.shown, [a, b] = state.x.map((v) => number(v, 1));
+      const whose = state.hand ? "the Gaussian with its mean moved by hand" : "the Gaussian";
+      say(`At x = (${a}, ${b}), where log p(x) is ${number(logEvidence)} nats, ${whose} has a KL of `
+        + `${number(kl[0])} nats to the true posterior and the flow one of ${number(kl[1])}.`);
+    }
+
+    function draw() {
+      if (!state.shown) return;
+      const { logPosterior, logQ, loc } = state.shown;
+      points.clear();
+      points.axes();
+      points.points(data, "data", { size: 1.5, alpha: 0.35 });
+      points.names();
+      points.spot(state.x, "posterior");
+      planes.forEach((plane, i) => {
+        plane.clear();
+        plane.axes();
+        plane.shade(logPosterior, EXTENT, "posterior", 255);
+        const dash = i ? [] : [5, 4];
+        plane.outline(logPosterior, EXTENT, 0.9, { colour: "posterior", width: 1 });
+        plane.outline(logQ[i], EXTENT, 0.9, { width: 2, dash });
+        plane.outline(logQ[i], EXTENT, 0.5, { width: 1, dash });
+        plane.names();
+      });
+      left.spot(loc, "ink");
+    }
+
+    function change(atRest = true) {
+      if (atRest) update(true);
+      else later();
+    }
+
+    onDrag(points, (a, b, kind) => {
+      if (kind !== "release") Object.assign(state, { x: [a, b], hand: null });
+      change(kind !== "press");
+    });
+    onDrag(left, (a, b, kind) => {
+      if (kind !== "release") state.hand = [a, b];
+      change(kind !== "press");
+    });
+    const go = (group) => {
+      Object.assign(state, { group, x: centre(group), hand: null });
+      change();
+    };
+    const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "The point x" },
+      button("Next group", () => go((state.group + 1) % 8)),
+      button("The encoder's mean", () => {
+        state.hand = null;
+        change();
+      }),
+      button("Reset", () => go(3)));
+    update(true);
+    const key = element("p", { class: "live-key" },
+      "Filled: the true posterior, nine tenths of it within the thin line. The others hold nine tenths "
+      + "and half of the approximation, dashed for the Gaussian.");
+    points.node.classList.add("live-wide");
+    const row = element("div", { class: "live-planes live-picture" }, points.node, ...planes.map((p) => p.node));
+    return { nodes: [bar, row, key, table], draw, update, state, model, planes: [points, ...planes] };
+  }
+
+  mount("posteriors", posteriors);
+})((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -1,0 +1,462 @@
+"""The live figures of the chapters in Chromium: their weights, their numbers, what moves them."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page
+
+import live
+from flowvae_tutorial.refinement import refine_with_trace
+from live_figures import SCRIPTS
+from test_browser import (
+    KNOWN_ERRORS_FROM_FILES,
+    PHONE,
+    SITE,
+    browser,  # noqa: F401  (a fixture)
+    narrow,
+    too_wide,
+    violations,
+    visit,
+)
+from test_browser import site as built_site  # noqa: F401  (a fixture)
+from test_live import LIVE, run, same
+from test_site import load, page_path
+
+CHAPTERS = {
+    "layers": "book/04_flow_priors",
+    "posteriors": "book/05_flow_posteriors",
+    "walk": "book/06_refinement",
+}
+built = pytest.mark.usefixtures("built_site")
+KB = 1000
+
+
+@contextmanager
+def figure(browser: Browser, name: str, *, file: bool = False) -> Iterator[Page]:  # noqa: F811
+    """The chapter with this figure; it fetches nothing from elsewhere and raises no error."""
+    page = CHAPTERS[name]
+    with visit(browser, page_path(page).as_uri() if file else f"{SITE}{page}.html") as shown:
+        shown.page.locator(f"#live-{name}").scroll_into_view_if_needed()
+        yield shown.page
+        assert shown.outside == []
+        assert shown.unknown_errors(KNOWN_ERRORS_FROM_FILES if file else {}) == []
+
+
+@contextmanager
+def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
+    """The figure on an empty page: needs no built book."""
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.set_content(f'<div id="live-{name}"></div>')
+    for script in [*SCRIPTS, f"weights-{name}", name]:
+        page.add_script_tag(path=LIVE / f"{script}.js")
+    yield page
+    page.close()
+
+
+def status(page: Page) -> str:
+    return page.locator(".live-figure .lab-status").inner_text()
+
+
+def press(page: Page, button: str) -> None:
+    page.locator(".live-figure").get_by_role("button", name=button).press("Enter")
+
+
+def place(page: Page, canvas: str, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a plane shows the point (x, y)."""
+    box = page.locator(f"canvas[aria-label^='{canvas}']").bounding_box()
+    extent = page.evaluate(
+        "label => FlowVAE.live.planes.find(p => p.canvas.ariaLabel.startsWith(label)).extent",
+        canvas,
+    )
+    assert box
+    half = box["width"] / 2 / extent
+    return box["x"] + half * (x + extent), box["y"] + half * (extent - y)
+
+
+def drag(page: Page, canvas: str, *points: tuple[float, float]) -> None:
+    page.mouse.move(*place(page, canvas, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*place(page, canvas, *point))
+    page.mouse.up()
+
+
+# --- of all figures -----------------------------------------------------------------------------
+
+
+def test_every_figure_has_its_chapter() -> None:
+    assert set(CHAPTERS) == set(live.FIGURES)
+    assert {path.stem.removeprefix("weights-") for path in LIVE.glob("weights-*.js")} == set(
+        CHAPTERS
+    )
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_weights_are_what_their_checksum_says(name: str) -> None:
+    about, content = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+    assert hashlib.sha256(content).hexdigest() == about["sha256"]
+    assert len(content) == 2 * sum(part["count"] for part in about["parts"].values())
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_is_packed_again_is_the_same_script(name: str) -> None:
+    text = live.path_of(name).read_text(encoding="utf-8")
+    about, _ = live.unpacked(text)
+    assert live.packed(name, live.read(name), about["run"]) == text
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(name: str) -> None:
+    scripts = [*SCRIPTS, f"weights-{name}", name]
+    assert sum((LIVE / f"{script}.js").stat().st_size for script in scripts) < 250 * KB
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_without_scripts_a_picture_stands_there(browser: Browser, name: str) -> None:  # noqa: F811
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(page_path(CHAPTERS[name]).as_uri())
+        assert page.locator(".live-still > img").is_visible()
+        assert page.locator(".live-still figcaption").is_visible()
+        assert page.locator(f"#live-{name}").inner_html() == ""
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_it_takes_the_place_of_its_picture_and_is_referred_to(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name, file=True) as page:
+        assert page.locator(".live-still > img").is_hidden()
+        assert page.locator(".live-still figcaption").is_visible()
+        about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+        said = page.locator(".live-weights").inner_text()
+        assert about["run"] in said
+        assert about["sha256"][:12] in said
+        assert status(page)
+    assert load(page_path(CHAPTERS[name])).select(f'a[href="#fig-live-{name}"]')
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_it_is_accessible_and_fits_a_phone(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name) as page:
+        assert violations(page) == []
+        assert all(page.locator(".live-figure canvas").evaluate_all("c => c.map(e => e.ariaLabel)"))
+        narrow(page)
+        assert too_wide(page) == []
+        inside = "[...document.querySelectorAll('.live-figure *')].every("
+        assert page.evaluate(f"{inside}e => e.getBoundingClientRect().right <= innerWidth)")
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) -> None:  # noqa: F811
+    with figure(browser, name) as page:
+        pictures = "[...document.querySelectorAll('.live-figure canvas')].map(c => c.toDataURL())"
+        before = page.evaluate(pictures)
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.evaluate("new Promise(done => requestAnimationFrame(done))")
+        assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+# --- chapter 4 ----------------------------------------------------------------------------------
+
+
+def test_the_flows_of_figure_4_are_those_of_the_package_at_both_ends(browser: Browser) -> None:  # noqa: F811
+    modules = double("layers")
+    with alone(browser, "layers") as page:
+        first, last, density = page.evaluate(
+            "() => { const f = FlowVAE.live, rows = t => Array.from({ length: t.rows },"
+            "  (_, r) => [...t.row(r)]);"
+            "const ends = i => f.grids.map(seen => [seen.at(i).x, seen.at(i).ladj].map(rows));"
+            "return [ends(0), ends(-1), f.grids.map((seen, i) =>"
+            "  rows(f.flows[i].forward().logProb(seen.at(-1).x)))]; }"
+        )  # fmt: skip
+        assert page.evaluate("FlowVAE.live.grids.map(seen => seen.length)") == [6, 6]
+    for i, flow in enumerate(modules.values()):
+        u = torch.tensor(first[i][0], dtype=torch.float64)
+        with torch.no_grad():
+            z, ladj = flow.transform().call_and_ladj(u)
+            same(last[i][0], z)
+            same(last[i][1], ladj)
+            same(density[i], flow().log_prob(z))
+
+
+def test_each_coupling_of_figure_4_moves_one_direction_and_each_pair_both(
+    browser: Browser,  # noqa: F811
+) -> None:
+    with alone(browser, "layers") as page:
+        moved = page.evaluate(
+            "FlowVAE.live.grids.map(seen => [1, 2, 3, 4].map(i => [0, 1].map(d => seen[i].x.data"
+            ".some((v, j) => j % 2 == d && Math.abs(v - seen[i - 1].x.data[j]) > 1e-9))))"
+        )  # fmt: skip
+    for each in moved:
+        assert all(sum(directions) == 1 for directions in each)
+        assert each[0] != each[1]
+        assert each[2] != each[3]
+
+
+@built
+def test_figure_4_goes_forwards_and_back_by_slider_and_buttons(browser: Browser) -> None:  # noqa: F811
+    depth, cloud = "FlowVAE.live.state.depth", "[...FlowVAE.live.state.clouds[1].at(-1).x.data]"
+    with figure(browser, "layers", file=True) as page:
+        slider = page.locator(".live-slider input")
+        before = status(page)
+        slider.press("End")
+        assert page.evaluate(depth) == 5
+        assert status(page) != before
+        assert slider.get_attribute("aria-valuetext") == "all, scaled"
+        assert "all, scaled" in str(page.locator("canvas").first.get_attribute("aria-label"))
+        slider.press("ArrowLeft")
+        assert page.evaluate(depth) == pytest.approx(4.95)
+        press(page, "Back")
+        page.wait_for_function(f"{depth} == 0")
+        assert slider.input_value() == "0"
+        page.emulate_media(reduced_motion="reduce")
+        press(page, "Forwards")
+        assert page.evaluate(depth) == 1
+        samples = page.evaluate(cloud)
+        press(page, "New noise")
+        assert page.evaluate(cloud) != samples
+        # The ring, sent back and forth, is the ring again.
+        page.locator(".live-figure select").select_option("ring")
+        away = "Math.max(...FlowVAE.live.state.clouds.flatMap(seen => [...seen.at(-1).x.data].map("
+        away += "(v, i, all) => Math.abs(Math.hypot(all[i - i % 2], all[i - i % 2 + 1]) - 2))))"
+        assert page.evaluate(depth) == 5
+        assert page.evaluate(away) < 0.7
+        press(page, "Reset")
+        assert page.evaluate(depth) == 0
+        assert page.evaluate(cloud) == samples
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["layers"]).as_uri())
+        page.locator(".live-slider input").tap()
+        assert 2 < page.evaluate(depth) < 3
+
+
+# --- chapter 5 ----------------------------------------------------------------------------------
+
+
+def divergences(modules: live.Modules, x: list[list[float]]) -> list[list[float]]:
+    """By a finer sum over a larger square than the figure's: KL of the Gaussian, of the flow."""
+    line = torch.linspace(-5, 5, 201, dtype=torch.float64)
+    z, data = torch.cartesian_prod(line, line), torch.tensor(x, dtype=torch.float64)
+    area = (10 / 200) ** 2
+    with torch.no_grad():
+        prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
+        log_joint = modules["likelihood"](z[:, None]).log_prob(data) + prior[:, None]
+        log_p = log_joint - log_joint.logsumexp(0) - math.log(area)
+        each = []
+        for name in ("gaussian", "flow"):
+            log_q = modules[name](data).log_prob(z[:, None])
+            each.append(((log_q.exp() * (log_q - log_p)).sum(0) * area).tolist())
+    return torch.tensor(each).T.tolist()
+
+
+def double(name: str) -> live.Modules:
+    return {key: module.double() for key, module in live.read(name).items()}
+
+
+def test_the_models_of_figure_5_are_those_of_the_package(browser: Browser) -> None:  # noqa: F811
+    modules = double("posteriors")
+    x, z = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "posteriors") as page:
+        found: Any = run(
+            page, "const { likelihood, gaussian, flow } = FlowVAE.live.model;"
+            "return [likelihood.forward(T(Z)).logProb(T(X)), gaussian.forward(T(X)).logProb(T(Z)),"
+            "  flow.forward(T(X)).logProb(T(Z))].map(rows)", X=x, Z=z,
+        )  # fmt: skip
+    same(found[0], modules["likelihood"](z).log_prob(x))
+    same(found[1], modules["gaussian"](x).log_prob(z))
+    same(found[2], modules["flow"](x).log_prob(z))
+
+
+def test_figure_5_has_the_divergences_of_a_finer_grid(browser: Browser) -> None:  # noqa: F811
+    x = [[2.0, 0.0], [0.0, 2.0], [-1.3, 1.5], [1.0, 1.0], [0.0, 0.0]]
+    with alone(browser, "posteriors") as page:
+        found = page.evaluate(
+            "xs => xs.map(x => { const f = FlowVAE.live; f.state.x = x; f.update(true);"
+            "return f.state.shown.kl; })", x,
+        )  # fmt: skip
+    expected = divergences(double("posteriors"), x)
+    assert torch.tensor(found) == pytest.approx(torch.tensor(expected), abs=0.01)
+    # On the ring the flow is the better one, which is what the figure claims.
+    assert all(flow < gaussian - 0.15 for gaussian, flow in expected)
+
+
+DATA, GAUSSIAN = "Data plane", "Latent plane with the Gaussian"
+SHOWN = "(({x, hand, shown}) => ({x, hand, kl: shown.kl}))(FlowVAE.live.state)"
+
+
+@built
+def test_in_figure_5_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    with figure(browser, "posteriors", file=True) as page:
+        start = page.evaluate(SHOWN)
+        drag(page, DATA, (-1.4, 1.4), (0, 0), (2, 0))
+        by_mouse = page.evaluate(SHOWN)
+        assert by_mouse["x"] == pytest.approx([2, 0], abs=0.03)
+        assert by_mouse["kl"] != start["kl"]
+        assert status(page).startswith("At x = (2.0,")
+        plane = page.locator(f"canvas[aria-label^='{DATA}']")
+        plane.press("ArrowLeft")
+        left = page.evaluate(SHOWN)
+        assert left["x"][0] == pytest.approx(by_mouse["x"][0] - 0.03 * 3.2)
+        plane.press("ArrowRight")
+        assert page.evaluate(SHOWN)["kl"] == pytest.approx(by_mouse["kl"])
+        # The Gaussian by hand: away from the encoder's mean it gets worse, and the flow stays.
+        page.locator(f"canvas[aria-label^='{GAUSSIAN}']").press("Shift+ArrowUp")
+        moved = page.evaluate(SHOWN)
+        assert moved["kl"][0] > by_mouse["kl"][0] + 0.1
+        assert moved["kl"][1] == pytest.approx(by_mouse["kl"][1])
+        assert "moved by hand" in status(page)
+        drag(page, GAUSSIAN, (0, 0), tuple(moved["hand"]))
+        assert page.evaluate(SHOWN)["kl"][0] == pytest.approx(moved["kl"][0], rel=0.2)
+        # What KL wins, the ELBO loses.
+        kl, elbo, evidence = page.evaluate(
+            "[...document.querySelector('.live-table tbody tr').querySelectorAll('td')]"
+            ".map(e => Number(e.textContent.replace('−', '-')))"
+        )
+        assert kl + elbo == pytest.approx(evidence, abs=0.011)
+        press(page, "The encoder's mean")
+        assert page.evaluate(SHOWN)["hand"] is None
+        press(page, "Next group")
+        assert page.evaluate(SHOWN)["x"] == pytest.approx([-2, 0], abs=0.01)
+        press(page, "Reset")
+        assert page.evaluate(SHOWN) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["posteriors"]).as_uri())
+        page.locator(f"canvas[aria-label^='{DATA}']").tap()
+        assert page.evaluate(SHOWN)["x"] == pytest.approx([0, 0], abs=0.05)
+
+
+# --- chapter 6 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_steps_of_refinement_are_those_of_the_package(
+    browser: Browser,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+) -> None:
+    modules, z = double("walk"), 1.5 * torch.randn(20, 2, dtype=torch.float64)
+    noise = torch.randn(10, 20, 2, dtype=torch.float64)
+    steps = iter(noise)
+    monkeypatch.setattr(torch, "randn_like", lambda _: next(steps))
+    net = modules["reward"]
+    expected = refine_with_trace(
+        z, modules["flow"].requires_grad_(False)().log_prob,
+        lambda z: 3 * torch.nn.functional.logsigmoid(net(z)[:, 0]),
+        steps=10, lr=0.01, anchor=0.3, temperature=temperature,
+    )  # fmt: skip
+    with alone(browser, "walk") as page:
+        found = run(
+            page,
+            "const { priors, rewards } = FlowVAE.live, start = T(Z), seen = [];"
+            "const goal = FlowVAE.objective("
+            "  { logProb: priors.flow, reward: rewards.group, anchor: 0.3, start });"
+            "let here = goal.at(start), rates = Array(start.rows).fill(0.01);"
+            "for (const noise of noises) {"
+            "  if (tau) here = FlowVAE.wander(goal, here, 0.01, tau, T(noise));"
+            "  else ({ here, rates } = FlowVAE.climb(goal, here, rates, 0.01));"
+            "  seen.push([here.logProb, here.reward].map(t => [...t.data])); }"
+            "return [rows(here.z), seen.map(s => s[0]), seen.map(s => s[1])];",
+            Z=z, noises=noise.tolist(), tau=temperature,
+        )  # fmt: skip
+    same(found[0], expected.z)
+    same(found[1], expected.trace.log_prob[1:])
+    same(found[2], expected.trace.reward[1:])
+
+
+WALKED = (
+    "(({path, start}) => ({n: path.length - 1, start, z: [...path.at(-1).z.data],"
+    " logP: path.map(p => p.logProb.data[0])}))(FlowVAE.live.state)"
+)
+
+
+@built
+def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> None:  # noqa: F811
+    latent = "Latent plane"
+    with figure(browser, "walk", file=True) as page:
+        assert status(page).startswith("At the start: log p(z) is −")
+        drag(page, latent, (-0.6, 0.9), (0.5, -1.5))
+        page.wait_for_function("FlowVAE.live.state.path[0].z.data[1] < -1.4")
+        assert page.evaluate(WALKED)["start"] == pytest.approx([0.5, -1.5], abs=0.03)
+        plane = page.locator(f"canvas[aria-label^='{latent}']")
+        start = page.evaluate(WALKED)["start"]
+        plane.press("ArrowUp")
+        moved = page.evaluate(WALKED)["start"]
+        assert moved == pytest.approx([start[0], start[1] + 0.03 * 3.2])
+        press(page, "Step")
+        assert status(page).startswith("After 1 step: log p(z) from −")
+        page.locator(".live-figure").get_by_role("button", name="Run").press("Enter")
+        page.wait_for_function("FlowVAE.live.state.path.length == 62")
+        page.get_by_text("After 61 steps").wait_for()
+        end = page.evaluate(WALKED)
+        # It never falls, and the curves know.
+        assert all(b >= a for a, b in zip(end["logP"], end["logP"][1:], strict=False))
+        assert end["logP"][-1] > end["logP"][0] + 1
+        curves = page.locator("canvas.live-chart").evaluate_all("c => c.map(e => e.ariaLabel)")
+        assert all("log p(z) from −" in label for label in curves)
+        # An anchor holds it back.
+        free = page.evaluate("FlowVAE.live.state.path.at(-1).z.data[0]")
+        page.locator(".live-slider input").nth(1).press("End")
+        assert page.evaluate(WALKED)["n"] == 0
+        for _ in range(10):
+            press(page, "Step")
+        held = page.evaluate(WALKED)
+        assert abs(held["z"][0] - moved[0]) < abs(free - moved[0])
+        # With a temperature the noise decides, and the seed the noise.
+        page.locator(".live-slider input").nth(2).press("End")
+        ends = []
+        for button in ("New noise", "New noise", "Back to the start"):
+            press(page, button)
+            press(page, "Step")
+            ends.append(page.evaluate(WALKED)["z"])
+        assert ends[0] != ends[1]
+        assert ends[1] == ends[2]
+        press(page, "Reset")
+        assert page.evaluate(WALKED)["start"] == [-0.6, 0.9]
+        assert page.locator(".live-slider input").nth(2).input_value() == "0"
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["walk"]).as_uri())
+        page.locator(f"canvas[aria-label^='{latent}']").tap()
+        page.wait_for_function("Math.abs(FlowVAE.live.state.path[0].z.data[0]) < 0.05")
+
+
+def test_figure_6_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    wish = """prior => {
+        FlowVAE.live.restart({ prior, reward: 'group', start: [1.4, 1.4] });
+        for (let i = 0; i < 60; i++) FlowVAE.live.step();
+        const { z, logProb } = FlowVAE.live.state.path.at(-1);
+        return [...z.data, logProb.data[0]];
+    }"""
+    with alone(browser, "walk") as page:
+        x, y, log_p = page.evaluate(wish, "mixture")
+        assert (x > 1) & (log_p < -2), "off its spot and no further"
+        x, y, log_p = page.evaluate(wish, "flow")
+        assert (abs(x) < 0.3) & (y > 1.8) & (log_p > -1), "at the top"
+
+
+@built
+def test_a_step_that_leads_far_away_is_not_taken_and_told(browser: Browser) -> None:  # noqa: F811
+    with figure(browser, "walk") as page:
+        page.locator(".live-figure select").first.select_option("mixture")
+        for knob in (0, 2):
+            page.locator(".live-slider input").nth(knob).press("End")
+        page.locator(".live-figure").get_by_role("button", name="Run").press("Enter")
+        page.get_by_text("The next step leads far away: choose a smaller η.").wait_for()
+        end = page.evaluate(WALKED)
+        assert max(map(abs, end["z"])) < 30
+        press(page, "Step")
+        assert page.evaluate(WALKED) == end

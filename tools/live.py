@@ -1,0 +1,190 @@
+"""Trains the models of the live figures and packs their weights: python tools/live.py [figure …]
+
+A page has no Python, so its figure brings a model with it: a script with the weights in 16 bits,
+the run they are of and their checksum. The models are those of the chapters, smaller where a reader
+would otherwise wait for a frame.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowvae_tutorial import (
+    VAE,
+    CouplingFlow,
+    FlowPosterior,
+    GaussianPosterior,
+    build,
+    fit,
+    fit_reward,
+    mlp,
+)
+from flowvae_tutorial.data import load
+from flowvae_tutorial.models import Sizes
+from flowvae_tutorial.storage.files import write_whole
+
+LIVE = Path(__file__).parents[1] / "book" / "live"
+Modules = dict[str, nn.Module]
+# Of the ring, counted from the right against the clock: that a reward of chapter 6 asks for.
+WISHED_GROUP = 2
+
+
+def posteriors() -> tuple[Modules, str]:
+    """Chapter 5: a VAE of the ring, and a flow posterior that is fitted to its frozen decoder."""
+    modules = untrained_posteriors()
+    rings, settings = load("rings"), {"batch_size": 128, "lr": 4e-3, "decay": 0.5}
+    gaussian, flow = modules["gaussian"], modules["flow"]
+    torch.manual_seed(0)
+    vae = build("gaussian", rings, Sizes(2, (64, 64)))
+    fit(vae, rings, seed=0, epochs=80, **settings)
+    modules["likelihood"].load_state_dict(vae.likelihood.state_dict())
+    gaussian.load_state_dict(vae.posterior.state_dict())
+    flow.net.load_state_dict(vae.posterior.net.state_dict())
+    frozen = VAE(vae.prior, flow, vae.likelihood.requires_grad_(False))
+    fit(frozen, rings, seed=0, epochs=120, warmup=0, **settings)
+    return modules, "the ring, N(0, I), seed 0: 80 epochs, then 120 of the flow behind it"
+
+
+def untrained_posteriors() -> Modules:
+    torch.manual_seed(0)
+    vae = build("gaussian", load("rings"), Sizes(2, (64, 64)))
+    net = build("gaussian", load("rings"), Sizes(2, (64, 64))).posterior.net
+    flow = CouplingFlow(2, context=2, transforms=4, hidden=(32,))
+    return {
+        "likelihood": vae.likelihood,
+        "gaussian": GaussianPosterior(net),
+        "flow": FlowPosterior(vae.posterior.net, flow),
+    }
+
+
+def fit_density(flow: CouplingFlow, points: Tensor, steps: int) -> None:
+    """Maximum likelihood, as in section 4.3, with a step that falls in the second half."""
+    optimizer = torch.optim.Adam(flow.parameters())
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - 2 * step / steps)
+        rows = torch.randint(len(points), (256,))
+        loss = -flow().log_prob(points[rows]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def layers() -> tuple[Modules, str]:
+    """Chapter 4: four couplings, affine and spline, fitted to the points of the ring."""
+    modules = untrained_layers()
+    for flow in modules.values():
+        torch.manual_seed(0)
+        fit_density(flow, load("rings").train, steps=1000)
+    return modules, "the ring's points, four couplings, seed 0, 1,000 steps"
+
+
+def untrained_layers() -> Modules:
+    torch.manual_seed(0)
+    return {
+        kind: CouplingFlow(2, transforms=4, hidden=(32, 32), kind=kind)
+        for kind in ("affine", "spline")
+    }
+
+
+def walk() -> tuple[Modules, str]:
+    """Chapter 6: a spline flow on the points of the ring, and a reward for one of the groups."""
+    modules, rings = untrained_walk(), load("rings")
+    torch.manual_seed(0)
+    fit_density(modules["flow"], rings.train, steps=1000)
+    torch.manual_seed(0)
+    reward = fit_reward(rings.train, rings.labels["train"] == WISHED_GROUP, hidden=(16,))
+    modules["reward"].load_state_dict(reward.net.state_dict())
+    return (
+        modules,
+        "the ring's points, four spline couplings, seed 0, 1,000 steps; a reward, seed 0",
+    )
+
+
+def untrained_walk() -> Modules:
+    torch.manual_seed(0)
+    flow = CouplingFlow(2, transforms=4, hidden=(32, 32), kind="spline")
+    return {"flow": flow, "reward": mlp(2, [16], 1)}
+
+
+# Each figure's modules, trained with the name of their run, and as they are before their weights.
+FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules]]] = {
+    "layers": (layers, untrained_layers),
+    "posteriors": (posteriors, untrained_posteriors),
+    "walk": (walk, untrained_walk),
+}
+
+
+def path_of(figure: str) -> Path:
+    """The script that brings a figure its weights."""
+    return LIVE / f"weights-{figure}.js"
+
+
+def numbers(module: nn.Module) -> Tensor:
+    """Its parameters in half precision, one after another."""
+    return nn.utils.parameters_to_vector(module.parameters()).detach().half()
+
+
+def packed(figure: str, modules: Modules, run: str) -> str:
+    """The script: what is in it as JSON, the numbers of all modules after one another in base64."""
+    content = b"".join(
+        numbers(module).numpy().astype("<f2").tobytes() for module in modules.values()
+    )
+    parts = {
+        name: {
+            "count": len(numbers(module)),
+            # A flow's permutations are drawn at random.
+            "orders": [m.orders.tolist() for m in module.modules() if isinstance(m, CouplingFlow)],
+        }
+        for name, module in modules.items()
+    }
+    about = {
+        "run": run,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parts": parts,
+        "data": base64.b64encode(content).decode(),
+    }
+    return (
+        f"// Written by `python tools/live.py {figure}`.\n"
+        f'FlowVAE.weights["{figure}"] = {json.dumps(about, ensure_ascii=False)};\n'
+    )
+
+
+def unpacked(script: str) -> tuple[dict[str, Any], bytes]:
+    """What stands in such a script, and its numbers as bytes."""
+    [written] = re.findall(r'^FlowVAE\.weights\["[\w-]+"\] = (.+);$', script, re.MULTILINE)
+    about = json.loads(written)
+    return about, base64.b64decode(about["data"])
+
+
+def read(figure: str) -> Modules:
+    """The modules of a figure with the weights that its script holds."""
+    about, content = unpacked(path_of(figure).read_text(encoding="utf-8"))
+    _, untrained = FIGURES[figure]
+    modules, start = untrained(), 0
+    values = torch.from_numpy(np.frombuffer(content, "<f2").astype(np.float32))
+    for name, part in about["parts"].items():
+        vector = values[start : start + part["count"]]
+        nn.utils.vector_to_parameters(vector, modules[name].parameters())
+        flows = [m for m in modules[name].modules() if isinstance(m, CouplingFlow)]
+        for flow, orders in zip(flows, part["orders"], strict=True):
+            flow.orders = torch.tensor(orders)
+            flow.orders_back = flow.orders.argsort(-1)
+        start += part["count"]
+    return modules
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for figure in sys.argv[1:] or FIGURES:
+        trained, _ = FIGURES[figure]
+        write_whole(path_of(figure), packed(figure, *trained()).encode())
+        print(f"{path_of(figure)}: {path_of(figure).stat().st_size / 1e3:.0f} kB")
