@@ -258,7 +258,7 @@ def test_the_page_says_how_to_install_what_the_project_does_not(name: str) -> No
         (equation_problems, "see [(2.99)](02_vampprior.ipynb)"),
         (equation_problems, "see [(2.3)](01_gaussian_vae.ipynb)"),
         (section_problems, "sections 2.6 and 2.99"),
-        (section_problems, "in section 9.1"),
+        (section_problems, "in section 10.1"),
         (exercise_problems, "exercise 1.99"),
         (chapter_problems, "[chapter 3](02_vampprior.ipynb)"),
         (chapter_problems, "[Chapter 2](02_gone.ipynb)"),

@@ -239,5 +239,5 @@ def test_bad_input_gets_one_line() -> None:
     for steps in (0, 1001, 2.5):
         with pytest.raises(InputError, match=r"\Asteps must be "):
             FlowMatchingPrior(D, steps=steps)  # type: ignore[arg-type]
-    assert repr(FlowMatchingPrior(2)).startswith("FlowMatchingPrior(\n  steps=16")
+    assert repr(FlowMatchingPrior(2)).startswith("FlowMatchingPrior(\n  steps=8")
     assert math.isfinite(FlowMatchingPrior(1)().log_prob(torch.zeros(1)).item())
