@@ -36,6 +36,8 @@ LIVE = Path(__file__).parents[1] / "book" / "live"
 Modules = dict[str, nn.Module]
 # Of the ring, counted from the right against the clock: that a reward of chapter 6 asks for.
 WISHED_GROUP = 2
+# Log SNR, from the clean end to the noisy one.
+LAMBDAS = torch.linspace(4, -4, 65)
 
 
 def posteriors() -> tuple[Modules, str]:
@@ -115,9 +117,66 @@ def untrained_walk() -> Modules:
     return {"flow": flow, "reward": mlp(2, [16], 1)}
 
 
+class Denoiser(nn.Module):
+    """The network of section 7.5: the best guess of x from z at a log SNR, for every number of T.
+
+    With it go the variance of a coordinate, and the mean squared error at each of `LAMBDAS`, from
+    which the figure has its bounds.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.variance = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.errors = nn.Parameter(torch.zeros(len(LAMBDAS)), requires_grad=False)
+        self.net = mlp(3, [width] * 3, 2)
+
+    def forward(self, z: Tensor, lam: Tensor) -> Tensor:
+        """From `(N, 2)` and `(N, 1)` to `(N, 2)`."""
+        a, s = lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
+        total = a**2 * self.variance + s**2
+        correction = self.net(torch.cat([z / total.sqrt(), lam / 4], dim=-1))
+        return a * self.variance / total * z + s * (self.variance / total).sqrt() * correction
+
+
+def squared_errors(denoise: Denoiser, x: Tensor, lam: Tensor) -> Tensor:
+    """‖x − x̂‖² at a level for each point, `(N,)`."""
+    z = lam.sigmoid().sqrt() * x + (-lam).sigmoid().sqrt() * torch.randn_like(x)
+    return (x - denoise(z, lam)).square().sum(-1)
+
+
+def levels() -> tuple[Modules, str]:
+    """Chapter 7: a denoiser of the ring, trained on all levels at once."""
+    modules, x, steps, batch = untrained_levels(), load("rings").train, 4000, 256
+    denoise = modules["denoiser"]
+    # As the page will have it.
+    denoise.variance.data = x.var(0).mean(0, keepdim=True).half().float()
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(denoise.net.parameters(), fused=True)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - 2 * step / steps)
+        even = (torch.arange(batch) + torch.rand(())) / batch
+        lam = (8 * even - 4)[:, None]
+        rows = x[torch.randint(len(x), (batch,))]
+        loss = 4 * (lam[:, 0].exp() * squared_errors(denoise, rows, lam)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        for i, lam in enumerate(LAMBDAS):
+            many = x.repeat(10, 1)
+            denoise.errors[i] = squared_errors(denoise, many, lam.expand(len(many), 1)).mean()
+    return modules, "a denoiser of the ring, seed 0, 4,000 steps on all levels"
+
+
+def untrained_levels() -> Modules:
+    torch.manual_seed(0)
+    return {"denoiser": Denoiser()}
+
+
 # Each figure's modules, trained with the name of their run, and as they are before their weights.
 FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules]]] = {
     "layers": (layers, untrained_layers),
+    "levels": (levels, untrained_levels),
     "posteriors": (posteriors, untrained_posteriors),
     "walk": (walk, untrained_walk),
 }

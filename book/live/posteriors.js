@@ -158,7 +158,8 @@
       "Filled: the true posterior, nine tenths of it within the thin line. The others hold nine tenths "
       + "and half of the approximation, dashed for the Gaussian.");
     points.node.classList.add("live-wide");
-    const row = element("div", { class: "live-planes live-picture" }, points.node, ...planes.map((p) => p.node));
+    const row = element("div", { class: "live-planes live-picture" },
+      points.node, ...planes.map((p) => p.node));
     return { nodes: [bar, row, key, table], draw, update, state, model, planes: [points, ...planes] };
   }
 

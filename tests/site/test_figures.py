@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page
 
 import live
+from flowvae_tutorial.data import load as rings
 from flowvae_tutorial.refinement import refine_with_trace
 from live_figures import SCRIPTS
 from test_browser import (
@@ -29,6 +30,7 @@ from test_site import load, page_path
 
 CHAPTERS = {
     "layers": "book/04_flow_priors",
+    "levels": "book/07_towards_diffusion",
     "posteriors": "book/05_flow_posteriors",
     "walk": "book/06_refinement",
 }
@@ -460,3 +462,130 @@ def test_a_step_that_leads_far_away_is_not_taken_and_told(browser: Browser) -> N
         assert max(map(abs, end["z"])) < 30
         press(page, "Step")
         assert page.evaluate(WALKED) == end
+
+
+# --- chapter 7 ----------------------------------------------------------------------------------
+
+
+def noised(x: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and scales of q(z | x) at log SNRs."""
+    return lam.sigmoid().sqrt() * x, (-lam).sigmoid().sqrt().expand_as(x)
+
+
+def log_normal(x: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return torch.distributions.Normal(loc, scale).log_prob(x).sum(-1)
+
+
+def sampled_elbo(
+    denoise: torch.nn.Module, x: torch.Tensor, count: int, fitted: bool
+) -> torch.Tensor:
+    """The ELBO of points by one chain each, from densities of all levels and no closed form."""
+    lam = torch.linspace(4, -4, count, dtype=torch.float64)
+    table = denoise.errors[:: 64 // (count - 1)]
+    r = (lam[:-1].exp() - lam[1:].exp()) * table[1:] / 2
+    loc, scale = noised(x, lam[-1])
+    z = loc + scale * torch.randn_like(x)
+    value = log_normal(z, torch.zeros_like(z), torch.ones_like(z)) - log_normal(z, loc, scale)
+    for t in range(count - 1, 0, -1):
+        upper, lower = lam[t], lam[t - 1]
+        g = -torch.expm1(upper - lower)
+        scale = (g * (-lower).sigmoid()).sqrt()
+
+        def mean(clean: torch.Tensor, z=z, g=g, upper=upper, lower=lower) -> torch.Tensor:
+            return lower.sigmoid().sqrt() * ((1 - g) * z / upper.sigmoid().sqrt() + g * clean)
+
+        below = mean(x) + scale * torch.randn_like(x)
+        guess = mean(denoise(z, upper.expand(len(z), 1)))
+        wider = scale * (1 + r[t - 1] * fitted).sqrt()
+        value = value + log_normal(below, guess, wider) - log_normal(below, mean(x), scale)
+        z = below
+    guess = denoise(z, lam[:1].expand(len(z), 1))
+    return value + log_normal(x, guess, (table[0] / 2).sqrt().expand_as(x))
+
+
+def test_the_bounds_of_figure_7_are_those_of_sampled_chains(browser: Browser) -> None:  # noqa: F811
+    denoise, x = double("levels")["denoiser"], rings("rings").train.double().repeat(5, 1)
+    with alone(browser, "levels") as page, torch.no_grad():
+        for count in (5, 9):
+            for steps in ("narrow", "fitted"):
+                found = page.evaluate(
+                    f"FlowVAE.live.bound(FlowVAE.live.denoise, {count}, '{steps}')"
+                )
+                values = sampled_elbo(denoise, x, count, steps == "fitted")
+                error = values.std() / len(x) ** 0.5
+                assert abs(values.mean() - found) < 4 * error + 0.01, (count, steps)
+
+
+def test_a_step_back_of_figure_7_is_the_chapters(browser: Browser) -> None:  # noqa: F811
+    denoise, z = double("levels")["denoiser"], 1.5 * torch.randn(20, 2, dtype=torch.float64)
+    noise, upper, lower = torch.randn_like(z), torch.tensor(-0.5).double(), torch.tensor(1).double()
+    with alone(browser, "levels") as page:
+        found = run(
+            page, "const { denoise, stepBack } = FlowVAE.live;"
+            "return [denoise.forward(T(Z), -0.5), stepBack(denoise, T(Z), -0.5, 1, 0.3, T(noise))]"
+            ".map(rows)", Z=z, noise=noise,
+        )  # fmt: skip
+    guess, g = denoise(z, upper.expand(20, 1)), -torch.expm1(upper - lower)
+    mean = lower.sigmoid().sqrt() * ((1 - g) * z / upper.sigmoid().sqrt() + g * guess)
+    same(found[0], guess)
+    same(found[1], mean + (1.3 * g * (-lower).sigmoid()).sqrt() * noise)
+
+
+@built
+def test_figure_7_goes_through_levels_by_sliders_buttons_and_clicks(browser: Browser) -> None:  # noqa: F811
+    level = "FlowVAE.live.state.level"
+    with figure(browser, "levels", file=True) as page:
+        counts, depth = page.locator(".live-slider input").all()
+        depth.press("End")
+        assert page.evaluate(level) == 8
+        assert "Level 8 of 8, log SNR −4.0" in status(page)
+        depth.press("ArrowLeft")
+        assert page.evaluate(level) == 7
+        # Another T at the same part of the way, with its own bound.
+        said = status(page)
+        counts.press("ArrowLeft")
+        assert page.evaluate("[FlowVAE.live.state.count, FlowVAE.live.state.level]") == [4, 4]
+        assert depth.get_attribute("max") == "4"
+        assert status(page) != said
+        press(page, "Take it away")
+        page.wait_for_function(f"{level} == 0")
+        page.get_by_text("of the samples are astray").wait_for()
+        page.emulate_media(reduced_motion="reduce")
+        press(page, "Add noise")
+        assert page.evaluate(level) == 1
+        samples = "[...FlowVAE.live.state.chains[1][0].data]"
+        before = page.evaluate(samples)
+        press(page, "New noise")
+        assert page.evaluate(samples) != before
+        press(page, "Reset")
+        assert page.evaluate("[FlowVAE.live.state.count, FlowVAE.live.state.seed]") == [8, 0]
+        # The point that is nearest to where one clicks, or to where the arrow keys lead.
+        chosen = "(i => FlowVAE.live.state.chains[i][0].row(FlowVAE.live.state.particle))"
+        drag(page, "Forwards", (-1.4, -1.4))
+        near = page.evaluate(f"[...{chosen}(0)]")
+        assert near == pytest.approx([-1.4, -1.4], abs=0.15)
+        for _ in range(4):
+            page.locator("canvas[aria-label^='Forwards']").press("Shift+ArrowRight")
+        assert page.evaluate(f"[...{chosen}(0)]")[0] > near[0] + 1
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["levels"]).as_uri())
+        box = page.locator("canvas[aria-label^='Back']").bounding_box()
+        assert box
+        page.locator("canvas[aria-label^='Back']").tap(
+            position={"x": 0.5 * box["width"], "y": (0.5 - 1 / 3.2) * box["height"]}
+        )
+        x, y = page.evaluate(f"[...{chosen}(1)]")
+        assert (abs(x) < 0.7) & (y > 1.3)
+
+
+def test_figure_7_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    with alone(browser, "levels") as page:
+        narrow, fitted = page.evaluate(
+            "['narrow', 'fitted'].map(steps => [1, 2, 4, 8, 16, 32, 64].map(count =>"
+            "  FlowVAE.live.bound(FlowVAE.live.denoise, count, steps)))"
+        )
+    assert fitted == sorted(fitted)
+    assert narrow[1] < narrow[0] - 50
+    assert narrow[1:] == sorted(narrow[1:])
