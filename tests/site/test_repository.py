@@ -192,7 +192,7 @@ def test_what_is_no_address_of_a_repository_is_refused_in_one_line(
         (f"{NEW}.git", NEW),
         (f"git@github.com:{slug(NEW)}.git", NEW),
         (f"ssh://git@github.com/{slug(NEW)}.git", NEW),
-        ("git@gitlab.com:group/part/book.git", "https://gitlab.com/group/part/book"),
+        ("git@gitlab.com:group/part/lab.git", "https://gitlab.com/group/part/lab"),
         ("https://codeberg.org/some-body/book/", "https://codeberg.org/some-body/book"),
         ("ssh://git@git.school.example:2222/c/d", "https://git.school.example/c/d"),
         ("https://git.school.example:8443/c/d", "https://git.school.example:8443/c/d"),
