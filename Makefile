@@ -5,17 +5,18 @@ PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.installed
 OLDEST_READY := .venv-oldest/.installed
+NBGRADER_READY := .venv-nbgrader/.installed
 BENCH_READY := .venv/.installed-benchmark
 
 # Models this small run fastest on one thread, and repeat bit for bit on it.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-oldest colab lint format notebooks bench wheel student instructor slides \
-	repository clean
+.PHONY: help book serve test test-oldest test-nbgrader colab lint format notebooks bench wheel student instructor \
+	nbgrader slides repository release clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(READY)  ## build the web book, strictly
 	@# An incremental build repeats no warning of the pages that it keeps.
@@ -44,6 +45,9 @@ test-oldest: $(OLDEST_READY)  ## test the package with the oldest versions that 
 	.venv-oldest/bin/python -m pytest tests/package -n 2 -rs \
 		--ignore tests/package/test_panel.py --ignore tests/package/test_packaging.py
 
+test-nbgrader: $(NBGRADER_READY)  ## let nbgrader grade a right, a wrong and an empty submission
+	.venv-nbgrader/bin/python -m pytest tests/course/test_marks.py -m nbgrader
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,6 +73,9 @@ student: wheel  ## pack chapters without solutions (CHAPTERS="1 2" for some, KEE
 instructor: $(READY)  ## pack the chapters, the course and its times into dist/instructor.zip
 	@$(BIN)/python tools/classroom.py instructor
 
+nbgrader: $(READY)  ## write assignments into dist/nbgrader/ (CHAPTERS="1 2" for some, SEED=7 for hidden tests)
+	@$(BIN)/python tools/marks.py $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
+
 slides: $(READY)  ## make a deck of slides of every chapter in _build/slides/
 	@$(BIN)/python tools/slides.py
 
@@ -77,6 +84,10 @@ unexport URL
 repository: export REPOSITORY = $(value URL)
 repository:  ## write the repository's address everywhere (URL=https://github.com/NAME/REPO)
 	@$(PYTHON) tools/repository.py "$$REPOSITORY"
+
+release: wheel  ## check that version, changelog, citation, chapters, wheel and tag agree
+	@$(BIN)/python -m twine --no-color check --strict dist/*.whl
+	@$(BIN)/python tools/release.py $(if $(TAG),"$(TAG)")
 
 clean:  ## remove what was built; .venv stays
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -99,6 +110,13 @@ $(OLDEST_READY): requirements-oldest.txt pyproject.toml
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -r requirements-oldest.txt
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(NBGRADER_READY): requirements-nbgrader.txt pyproject.toml
+	@echo "Installing into .venv-nbgrader: a few minutes, once."
+	@$(PYTHON) -m venv .venv-nbgrader
+	@.venv-nbgrader/bin/python -m pip install -qq --disable-pip-version-check -r requirements-nbgrader.txt
+	@.venv-nbgrader/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BENCH_READY): $(READY)

@@ -47,7 +47,7 @@ from .storage.trained import load_model, save_model
 from .training import fit
 from .vae import ELBO, VAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ELBO",

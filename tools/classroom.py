@@ -12,6 +12,8 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import nbformat
 from nbformat import NotebookNode
 
+import repository
+
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 # The page of references is filled by the build of the book; what it is filled from can be read.
@@ -153,7 +155,7 @@ def table(notebooks: dict[str, NotebookNode]) -> str:
 
 
 def package() -> dict[str, str]:
-    """The address of the repository, the version, and the name of the wheel."""
+    """The addresses of the repository and of its files, the version, the name of the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     version, address = project["version"], project["urls"]["Repository"]
     if PLACEHOLDER in address:
@@ -162,7 +164,10 @@ def package() -> dict[str, str]:
             "make repository URL=https://github.com/NAME/REPO first"
         )
     wheel = f"{project['name']}-{version}-py3-none-any.whl"
-    return {"address": address, "version": version, "wheel": wheel}
+    found = repository.parse(address)
+    assert found is not None, "make repository has written it"
+    files = f"{address}/{repository.PATHS[found.kind][0]}"
+    return {"address": address, "files": files, "version": version, "wheel": wheel}
 
 
 def relinked(text: str, name: str, packed: set[str]) -> str:
@@ -172,7 +177,7 @@ def relinked(text: str, name: str, packed: set[str]) -> str:
         target = link[1].replace("references.md", "references.bib")
         path = normpath(join(dirname(name), target))
         if path not in packed:
-            target = f"{package()['address']}/blob/main/{normpath(join('book', path))}"
+            target = f"{package()['files']}/{normpath(join('book', path))}"
         return f"]({target}{link[2] or ''})"
 
     return LINK.sub(lead, text)

@@ -27,7 +27,12 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+\.\w+)(?:#[^)]*)?\)")
 
 # In two parts: `make repository` writes no other address here.
 ADDRESS = "https://github.com/some-body/" + "a-book"
-PACKAGE = {"address": ADDRESS, "version": "9.8", "wheel": "flowvae_tutorial-9.8-py3-none-any.whl"}
+PACKAGE = {
+    "address": ADDRESS,
+    "files": f"{ADDRESS}/blob/main",
+    "version": "9.8",
+    "wheel": "flowvae_tutorial-9.8-py3-none-any.whl",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +184,8 @@ def test_a_repository_without_an_address_is_refused_in_one_line(
     for url in ("https://github.com/your-" + "name/book", ADDRESS):
         (tmp_path / "pyproject.toml").write_text(text.replace(old, url))
         if url == ADDRESS:
-            assert classroom.package()["address"] == ADDRESS
+            found = classroom.package()
+            assert (found["address"], found["files"]) == (ADDRESS, f"{ADDRESS}/blob/main")
             assert re.fullmatch(r"flowvae_tutorial-[\d.]+-py3-none-any\.whl", wheel_name())
         else:
             with pytest.raises(SystemExit, match=r"^[^\n]*make repository URL=[^\n]*$"):
@@ -299,7 +305,7 @@ def test_a_teacher_gets_the_pages_on_the_course_too(
     monkeypatch.setattr(classroom, "BOOK", book)
     files = classroom.instructor()
     assert "course/" in files["README.md"]
-    api = f"{classroom.package()['address']}/blob/main/book/api.md#vae"
+    api = f"{ADDRESS}/blob/main/book/api.md#vae"
     assert files["course/guide.md"] == guide.replace("../api.md#vae", api)
     assert dead_links(files) == []
     assert not any(file.startswith("course") for file in classroom.student([]))

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+import repository
+
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
 # In two parts, so that no file but the renamed ones holds it whole.
@@ -48,6 +50,11 @@ def address(folder: Path) -> str:
 
 def slug(url: str) -> str:
     return url.removeprefix("https://github.com/")
+
+
+def pages(url: str) -> str:
+    owner, name = slug(url).split("/")
+    return f"https://{owner}.github.io/{name}/"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -117,7 +124,9 @@ def test_a_new_address_reaches_every_file_and_nothing_else_changes(copy: Path) -
     assert [name for name, content in after.items() if slug(old).encode() in content] == []
     assert derived(copy) == [(name, NEW) for name, _ in derived(ROOT)]
     there_and_back = {
-        name: content.replace(slug(NEW).encode(), slug(old).encode())
+        name: content.replace(slug(NEW).encode(), slug(old).encode()).replace(
+            pages(NEW).encode(), pages(old).encode()
+        )
         for name, content in after.items()
     }
     assert there_and_back == before
@@ -149,12 +158,15 @@ def test_a_repository_whose_name_only_begins_the_same_is_left_alone(copy: Path) 
         "some-body/book",
         "github.com/some-body/book",
         "http://github.com/some-body/book",
-        "https://gitlab.com/some-body/book",
+        "git@github.com/some-body/book",
+        "git@github.com:book",
+        "https://book/some-body/book",
+        "https://user:word@github.com/some-body/book",
         "https://github.com/some-body",
         "https://github.com/some-body/..",
-        "https://github.com/some-body/book/",
-        "https://github.com/some-body/book.git",
         "https://github.com/some-body/book/tree/main",
+        "https://codeberg.org/some-body/book/src/branch/main",
+        "https://gitlab.com/some-body/book/-/tree/main",
         "https://github.com/some-body/book\nor another",
         'https://github.com/some-body/"book"',
         "https://github.com/some-body/book;true",
@@ -171,6 +183,64 @@ def test_what_is_no_address_of_a_repository_is_refused_in_one_line(
     assert run.stdout == ""
     assert re.fullmatch(r".*make repository URL=https://github\.com/.*\n", run.stderr)
     assert contents(unchanged) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        (f"{NEW}/", NEW),
+        (f"{NEW}.git", NEW),
+        (f"git@github.com:{slug(NEW)}.git", NEW),
+        (f"ssh://git@github.com/{slug(NEW)}.git", NEW),
+        ("git@gitlab.com:group/part/lab.git", "https://gitlab.com/group/part/lab"),
+        ("https://codeberg.org/some-body/book/", "https://codeberg.org/some-body/book"),
+        ("ssh://git@git.school.example:2222/c/d", "https://git.school.example/c/d"),
+        ("https://git.school.example:8443/c/d", "https://git.school.example:8443/c/d"),
+    ],
+)
+def test_an_address_may_be_typed_as_a_host_shows_it(typed: str, url: str) -> None:
+    found = repository.parse(typed)
+    assert found is not None and found.url == url
+
+
+@pytest.mark.parametrize(
+    ("where", "file", "buttons", "documentation", "says"),
+    [
+        ("gitlab.com/group/part/book", "-/blob/main", True, "gitlab.io/part/book/", 2),
+        ("codeberg.org/body/book", "src/branch/main", False, "codeberg.page/book/", 3),
+        ("gitlab.school.example/a/b", "-/blob/main", True, "school.example/a/b", 3),
+        ("git.school.example/a/b", "-/blob/main", False, "school.example/a/b", 4),
+    ],
+)
+def test_another_host_gets_its_own_paths_and_is_told_what_it_cannot_serve(
+    where: str, file: str, buttons: bool, documentation: str, says: int, copy: Path
+) -> None:
+    # In two parts: this file is in the copy, too.
+    url = f"https://{where}"
+    before, old = contents(copy), address(copy)
+    (copy / "link.md").write_text(f"{old}/blob/main/LICENSE {old}/issues {old}/raw/main/a.png")
+    run = name_repository(copy, url)
+    assert run.returncode == 0
+    issues, raw = ("-/issues", "-/raw/main") if file[0] == "-" else ("issues", "raw/branch/main")
+    links = f"{url}/{file}/LICENSE {url}/{issues} {url}/{raw}/a.png"
+    assert (copy / "link.md").read_text() == links
+    about = project(copy)["urls"]
+    assert about["Repository"] == url
+    assert about["Documentation"].endswith(documentation)
+    config = yaml.safe_load((copy / "_config.yml").read_text(encoding="utf-8"))
+    assert config["repository"]["url"] == (url if buttons else "")
+    assert config["launch_buttons"]["colab_url"] == ""
+    assert {config["html"][f"use_{which}_button"] for which in ("repository", "issues")} == {
+        buttons
+    }
+    told = [line for line in run.stdout.splitlines() if not (copy / line).exists()]
+    assert len(told) == says and told[0].startswith("Colab opens notebooks from github.com alone")
+    install = {url for _, url in derived(copy) if "github.com" not in url} - {""}
+    assert install == {url}
+    # And back: nothing is lost on the way.
+    (copy / "link.md").unlink()
+    assert name_repository(copy, old).returncode == 0
+    assert contents(copy) == before
 
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="needs make")

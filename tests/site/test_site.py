@@ -188,6 +188,10 @@ def site() -> Path:
 # The built book.
 
 
+def test_hosts_that_run_jekyll_are_told_to_leave_the_pages_alone(site: Path) -> None:
+    assert (site / ".nojekyll").is_file()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_of_the_contents_is_built(site: Path, name: str) -> None:
     assert page_path(name).is_file()
