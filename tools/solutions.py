@@ -35,6 +35,7 @@ from flowvae_tutorial import (
     active_units,
     build,
     elbo_by_level,
+    energy_distance,
     evaluate,
     fit,
     mean_and_standard_error,
@@ -53,6 +54,7 @@ from flowvae_tutorial.experiments.records import (
 from flowvae_tutorial.history import History
 from flowvae_tutorial.models import Sizes, resolve
 from ladder import START, trained
+from latent import euler
 
 BOOK = Path(__file__).parents[1] / "book"
 Run = dict[str, Any]
@@ -580,6 +582,41 @@ def schedules() -> list[Run]:
     return runs
 
 
+# 8.5: straighten the paths.
+
+PLAIN_STEPS = (1, 2, 4, 16)
+
+
+def reflows() -> list[Run]:
+    runs = []
+    for seed in range(3):
+        names = play("8.5", "c003", "c016", seed=seed)
+        torch.manual_seed(seed)
+        test, second = names["ring"].test, names["reflow"](3000)
+        for field, prior in (("first", names["on_ring"]), ("second", second)):
+            torch.manual_seed(100 + seed)
+            u = torch.randn(5000, 2)
+            with torch.no_grad():
+                apart = {
+                    str(n): round(energy_distance(euler(prior, u, n), test), 5) for n in PLAIN_STEPS
+                }
+                log_p = prior().log_prob(test).mean().item()
+            runs.append(rounded(seed=seed, field=field, apart=apart, log_prob=log_p))
+    return runs
+
+
+def reflows_table(runs: list[Run]) -> list[str]:
+    rows = []
+    for field in ("first", "second"):
+        of_it = [run for run in runs if run["field"] == field]
+        cells = [
+            f"{statistics.mean(run['apart'][str(n)] for run in of_it):.3f}" for n in PLAIN_STEPS
+        ]
+        log_p = ", ".join(f"{run['log_prob']:.2f}" for run in of_it)
+        rows.append(f"| {field} | {' | '.join(cells)} | {log_p} |")
+    return rows
+
+
 ALL: dict[str, tuple[Callable[[], list[Run]], Callable[[list[Run]], list[str]] | None]] = {
     "1.5": (units, units_table),
     "1.10": (wider, None),
@@ -593,6 +630,7 @@ ALL: dict[str, tuple[Callable[[], list[Run]], Callable[[list[Run]], list[str]] |
     "6.5": (five_rewards, five_rewards_table),
     "6.8-seeds": (five_races, None),
     "7.5": (schedules, None),
+    "8.5": (reflows, reflows_table),
 }
 
 
