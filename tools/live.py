@@ -117,6 +117,20 @@ def untrained_walk() -> Modules:
     return {"flow": flow, "reward": mlp(2, [16], 1)}
 
 
+def pseudo() -> tuple[Modules, str]:
+    """Chapter 2: a VAE of the ring with a VampPrior of a few pseudo-inputs."""
+    modules, rings = untrained_pseudo(), load("rings")
+    vae = VAE(modules["prior"], modules["posterior"], modules["likelihood"])
+    fit(vae, rings, seed=0, epochs=80, batch_size=128, lr=4e-3, decay=0.5)
+    return modules, "the ring, VampPrior of 16, seed 0, 80 epochs"
+
+
+def untrained_pseudo() -> Modules:
+    torch.manual_seed(0)
+    vae = build("vampprior", load("rings"), Sizes(2, (32, 32), pseudo_inputs=16))
+    return {"prior": vae.prior, "posterior": vae.posterior, "likelihood": vae.likelihood}
+
+
 class Denoiser(nn.Module):
     """The network of section 7.5: the best guess of x from z at a log SNR, for every number of T.
 
@@ -178,6 +192,7 @@ FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules
     "layers": (layers, untrained_layers),
     "levels": (levels, untrained_levels),
     "posteriors": (posteriors, untrained_posteriors),
+    "pseudo": (pseudo, untrained_pseudo),
     "walk": (walk, untrained_walk),
 }
 

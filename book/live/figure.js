@@ -99,7 +99,7 @@
     }
 
     axes() {
-      const step = this.extent > 6 ? 4 : 2;
+      const step = [2, 4, 8].find((each) => this.extent <= 3.5 * each) || 16;
       for (let tick = -step * 4; tick <= step * 4; tick += step) {
         if (Math.abs(tick) > this.extent) continue;
         const [x, y] = this.place(tick, tick), edge = { colour: "frame", width: tick ? 0.5 : 1 };

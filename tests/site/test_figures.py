@@ -29,6 +29,7 @@ from test_live import LIVE, run, same
 from test_site import load, page_path
 
 CHAPTERS = {
+    "pseudo": "book/02_vampprior",
     "layers": "book/04_flow_priors",
     "levels": "book/07_towards_diffusion",
     "posteriors": "book/05_flow_posteriors",
@@ -589,3 +590,85 @@ def test_figure_7_shows_what_its_caption_says(browser: Browser) -> None:  # noqa
     assert fitted == sorted(fitted)
     assert narrow[1] < narrow[0] - 50
     assert narrow[1:] == sorted(narrow[1:])
+
+
+# --- chapter 2 ----------------------------------------------------------------------------------
+
+
+def test_the_model_of_figure_2_is_the_packages_with_its_pseudo_inputs(browser: Browser) -> None:  # noqa: F811
+    modules = double("pseudo")
+    x, z = torch.randn(9, 2, dtype=torch.float64), 8 * torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "pseudo") as page:
+        found = run(
+            page, "const { prior, posterior, likelihood } = FlowVAE.live.vae;"
+            "return [prior.pseudoInputs, prior.forward().logProb(T(Z)),"
+            "  posterior.forward(T(X)).logProb(T(Z)), likelihood.forward(T(Z)).logProb(T(X))]"
+            ".map(rows)", X=x, Z=z,
+        )  # fmt: skip
+    same(found[0], modules["prior"].pseudo_inputs)
+    same(found[1], modules["prior"]().log_prob(z))
+    same(found[2], modules["posterior"](x).log_prob(z))
+    same(found[3], modules["likelihood"](z).log_prob(x))
+
+
+def test_figure_2_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    moved = """k => {
+        const f = FlowVAE.live, row = f.vae.prior.pseudoInputs.row(k), at = [...row];
+        row.set(at.map(v => -v));
+        f.update();
+        const gain = f.state.now.map((v, i) => v - f.state.asTrained[i]);
+        row.set(at);
+        return gain;
+    }"""
+    with alone(browser, "pseudo") as page:
+        alone_there = page.evaluate(moved, page.evaluate("FlowVAE.live.state.chosen"))
+        assert max(alone_there) < -1
+        inputs = page.evaluate("[...FlowVAE.live.vae.prior.pseudoInputs.data]")
+        rows = [(inputs[2 * k], inputs[2 * k + 1]) for k in range(16)]
+        groups = [round(math.atan2(y, x) / (math.pi / 4)) % 8 for x, y in rows]
+        several = [k for k in range(16) if groups.count(groups[k]) >= 3]
+        assert several
+        assert all(max(map(abs, page.evaluate(moved, k))) < 0.15 for k in several)
+
+
+@built
+def test_in_figure_2_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    data = "Data plane"
+    at = "(k => [...FlowVAE.live.vae.prior.pseudoInputs.row(k)])"
+    shown = "(({chosen, now, drawn}) => [chosen, ...now, ...drawn.x.data])(FlowVAE.live.state)"
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with figure(browser, "pseudo", file=True) as page:
+        start, place_5 = page.evaluate(shown), page.evaluate(f"{at}(5)")
+        drag(page, data, tuple(place_5), (0, 0), (0.5, 0.5))
+        page.evaluate(frame)
+        assert page.evaluate(f"{at}(5)") == pytest.approx([0.5, 0.5], abs=0.03)
+        moved = page.evaluate(shown)
+        assert moved[2] < start[2] - 1
+        assert "as trained" in status(page)
+        plane = page.locator(f"canvas[aria-label^='{data}']")
+        before = page.evaluate(f"{at}(5)")
+        plane.press("Shift+ArrowLeft")
+        after = page.evaluate(f"{at}(5)")
+        assert after == pytest.approx([before[0] - 0.15 * 3.2, before[1]])
+        # The row of the table, and the words, follow.
+        said = page.locator(".live-table tbody td").all_inner_texts()
+        assert said[1] != said[3]
+        press(page, "Put it back")
+        assert page.evaluate(shown) == start
+        page.locator(".live-figure select").select_option("one")
+        own = page.evaluate(shown)
+        assert own != start
+        assert own[:3] == start[:3]
+        press(page, "Next pseudo-input")
+        assert page.evaluate(shown)[0] == 6
+        press(page, "New noise")
+        assert page.evaluate(shown) != own
+        press(page, "Reset")
+        assert page.evaluate(shown) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["pseudo"]).as_uri())
+        page.locator(f"canvas[aria-label^='{data}']").tap()
+        chosen = page.evaluate("FlowVAE.live.state.chosen")
+        assert page.evaluate(f"{at}({chosen})") == pytest.approx([0, 0], abs=0.05)
