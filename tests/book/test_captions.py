@@ -19,7 +19,8 @@ BOOK = Path(__file__).parents[2] / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))
 PAGES = [*sorted(BOOK.glob("*.md")), *sorted((BOOK / "course").glob("*.md"))]
 CAPTION = re.compile(r"^\*\*Figure (\d+\.\d+)\.\*\* [A-Z$].*\.$", re.MULTILINE)
-DRAWING = re.compile(r"^!\[[^\]]*\]\(figures/", re.MULTILINE)
+# A live figure is named after its chapter and has a number of its own: "Live figure 4".
+DRAWING = re.compile(r"^!\[[^\]]*\]\(figures/(?!live-)", re.MULTILINE)
 LINK = re.compile(r"\[[Ff]igure (\d+\.\d+)\]\(#([\w-]+)\)")
 # One in prose, linked or not; a caption is none.
 MENTION = re.compile(r"(?<!\*\*)\b[Ff]igure (\d+\.\d+)")
