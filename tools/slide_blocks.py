@@ -34,7 +34,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
 FOLDED = re.compile(r"^<details>.*?^</details>$", re.DOTALL | re.MULTILINE)
 
 # A slide has room for the number, by which the text calls the picture, and not for the rest.
-CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\* ")
+CAPTION = re.compile(r"\*\*(Figure \d+\.\d+|Live figure \d+)\.\*\* ")
 
 
 class Block(NamedTuple):
@@ -131,7 +131,9 @@ def figure(png: str, alt: str) -> Block:
 
 
 def drawing(path: str, alt: str) -> Block:
-    """A drawing, which has a slide to itself."""
+    """A drawing, which has a slide to itself, or the still of a live figure."""
+    if path.endswith(".png"):
+        return figure(base64.b64encode((BOOK / path).read_bytes()).decode(), alt)
     svg = base64.b64encode((BOOK / path).read_bytes()).decode()
     return Block("drawing", picture(f"svg+xml;base64,{svg}", alt), lines=ROOM)
 

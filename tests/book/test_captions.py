@@ -19,8 +19,7 @@ BOOK = Path(__file__).parents[2] / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))
 PAGES = [*sorted(BOOK.glob("*.md")), *sorted((BOOK / "course").glob("*.md"))]
 CAPTION = re.compile(r"^\*\*Figure (\d+\.\d+)\.\*\* [A-Z$].*\.$", re.MULTILINE)
-# A live figure is named after its chapter and has a number of its own: "Live figure 4".
-DRAWING = re.compile(r"^!\[[^\]]*\]\(figures/(?!live-)", re.MULTILINE)
+DRAWING = re.compile(r"^!\[[^\]]*\]\(figures/[\w-]+\.svg\)", re.MULTILINE)
 LINK = re.compile(r"\[[Ff]igure (\d+\.\d+)\]\(#([\w-]+)\)")
 # One in prose, linked or not; a caption is none.
 MENTION = re.compile(r"(?<!\*\*)\b[Ff]igure (\d+\.\d+)")
@@ -36,7 +35,7 @@ def figures(cells: list[NotebookNode]) -> list[str]:
     found = []
     for cell, below in zip(cells, [*cells[1:], new_markdown_cell()], strict=True):
         if cell.cell_type == "markdown":
-            found += [part.partition("\n\n")[2] for part in DRAWING.split(cell.source)[1:]]
+            found += [part.removeprefix("\n\n") for part in DRAWING.split(cell.source)[1:]]
         elif shows_a_picture(cell):
             found.append(below.source if below.cell_type == "markdown" else "")
     return found

@@ -131,9 +131,10 @@ def test_a_picture_has_its_number_below_it_and_no_caption_is_read_as_text(chapte
         [number] = figure.select("figcaption")
         image, caption = figure.find_all(recursive=False)
         assert (image.name, caption) == ("img", number)
-        assert re.fullmatch(rf"Figure {int(chapter.stem[:2])}\.\d+", number.get_text())
+        own = rf"Figure {int(chapter.stem[:2])}\.\d+|Live figure \d+"
+        assert re.fullmatch(own, number.get_text())
     texts = [element.get_text() for element in page(chapter).select("p, li")]
-    assert [text for text in texts if re.match(r"Figure \d+\.\d+\. ", text)] == []
+    assert [text for text in texts if re.match(r"(?:Figure|Live figure) [\d.]+\. ", text)] == []
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
@@ -211,6 +212,19 @@ def test_a_drawing_is_no_link_and_has_a_slide_to_itself() -> None:
     assert [image["alt"] for image in parse(drawn.html).select("figure img")] == ["A drawing."]
     heading = slide_blocks.Block("heading", "A heading")
     assert len(slides.pages(slides.Section(heading, [text, drawn]))) == 2
+
+
+def test_a_still_of_a_live_figure_is_a_picture_with_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slide_blocks, "BOOK", tmp_path)
+    (tmp_path / "still.png").write_bytes(bytes(16) + (300).to_bytes(4) + (100).to_bytes(4))
+    below = "![A plane.](still.png)\n\n**Live figure 2.** Drag it."
+    picture, number = slide_blocks.markdown_blocks(below)
+    assert (picture.kind, picture.ratio, number.kind) == ("figure", 3, "caption")
+    [image] = parse(picture.html).select("img")
+    assert str(image["src"]).startswith("data:image/png;base64,")
+    assert parse(number.html).get_text() == "Live figure 2"
 
 
 def test_a_box_that_a_reader_unfolds_is_on_no_slide() -> None:
