@@ -15,7 +15,10 @@ BOOK = ROOT / "book"
 # The page of references is filled by the build of the book; what it is filled from can be read.
 PAGES = ["notation.md", "references.bib"]
 PAGES += sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("*.svg"))
+# What stands for a live figure where its scripts do not run.
+PICTURES = sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("live-*.png"))
 LINK = re.compile(r"\]\((?!\w+:)([\w./-]+\.\w+)(#[^)]*)?\)")
+Files = dict[str, str | bytes]
 
 STUDENT = """\
 # The chapters, with their exercises to solve
@@ -127,15 +130,15 @@ def written(notebook: NotebookNode, name: str, packed: set[str]) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def student() -> dict[str, str]:
-    """Name and text of each file in a student's pack."""
+def student() -> Files:
+    """Name and content of each file in a student's pack."""
     notebooks = {name: for_student(notebook) for name, notebook in chapters().items()}
     pages = {name: (BOOK / name).read_text(encoding="utf-8") for name in PAGES}
     return pack(notebooks, pages | {"README.md": STUDENT.format(**package())})
 
 
-def instructor() -> dict[str, str]:
-    """Name and text of each file in an instructor's pack."""
+def instructor() -> Files:
+    """Name and content of each file in an instructor's pack."""
     notebooks = chapters()
     course = [f"course/{path.name}" for path in sorted((BOOK / "course").glob("*.md"))]
     pages = {name: (BOOK / name).read_text(encoding="utf-8") for name in [*PAGES, *course]}
@@ -144,21 +147,21 @@ def instructor() -> dict[str, str]:
     return pack(notebooks, pages | {"README.md": readme})
 
 
-def pack(notebooks: dict[str, NotebookNode], pages: dict[str, str]) -> dict[str, str]:
-    packed = {*notebooks, *pages}
-    return {name: relinked(text, name, packed) for name, text in pages.items()} | {
-        name: written(notebook, name, packed) for name, notebook in notebooks.items()
-    }
+def pack(notebooks: dict[str, NotebookNode], pages: dict[str, str]) -> Files:
+    packed = {*notebooks, *pages, *PICTURES}
+    files: Files = {name: (BOOK / name).read_bytes() for name in PICTURES}
+    files |= {name: relinked(text, name, packed) for name, text in pages.items()}
+    return files | {name: written(notebook, name, packed) for name, notebook in notebooks.items()}
 
 
-def write(path: Path, files: dict[str, str]) -> None:
+def write(path: Path, files: Files) -> None:
     """One folder in an archive, the same to the byte for the same files."""
     path.parent.mkdir(exist_ok=True)
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
-        for name, text in sorted(files.items()):
+        for name, content in sorted(files.items()):
             entry = ZipInfo(f"{path.stem}/{name}")  # dated 1980, where archives begin
             entry.compress_type = ZIP_DEFLATED
-            archive.writestr(entry, text)
+            archive.writestr(entry, content)
     print(path)
 
 

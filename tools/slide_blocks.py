@@ -125,9 +125,10 @@ def figure(png: str, alt: str) -> Block:
 
 
 def drawing(path: str, alt: str) -> Block:
-    """A drawing, which has a slide to itself."""
-    svg = base64.b64encode((BOOK / path).read_bytes()).decode()
-    return Block("drawing", picture(f"svg+xml;base64,{svg}", alt), lines=ROOM)
+    """A drawing, or the still picture of a live figure, which has a slide to itself."""
+    kind = "png" if path.endswith(".png") else "svg+xml"
+    data = base64.b64encode((BOOK / path).read_bytes()).decode()
+    return Block("drawing", picture(f"{kind};base64,{data}", alt), lines=ROOM)
 
 
 def shown(cell: NotebookNode) -> Iterator[Block]:

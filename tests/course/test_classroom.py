@@ -18,11 +18,12 @@ import classroom
 from test_exercises import ALL, CHAPTERS, Exercise, cells_of, name, source
 
 ROOT = Path(__file__).parents[2]
+DRAWN = ROOT / "book" / "figures"
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+\.\w+)(?:#[^)]*)?\)")
 
 
 @cache
-def pack(who: str) -> dict[str, str]:
+def pack(who: str) -> classroom.Files:
     return {"student": classroom.student, "instructor": classroom.instructor}[who]()
 
 
@@ -53,11 +54,12 @@ def prose(file: str, text: str) -> str:
     return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def dead_links(files: dict[str, str]) -> list[tuple[str, str]]:
+def dead_links(files: classroom.Files) -> list[tuple[str, str]]:
     """Links from one file of a pack to another that is not in it."""
     return [
         (file, target)
         for file, text in files.items()
+        if isinstance(text, str)
         for target in LINK.findall(prose(file, text))
         if normpath(join(dirname(file), target)) not in files
     ]
@@ -168,7 +170,7 @@ def test_a_teacher_gets_the_pages_on_the_course_too(
     book = tmp_path / "book"
     (book / "course").mkdir(parents=True)
     (book / "figures").mkdir()
-    for file in (CHAPTERS[0].name, *classroom.PAGES):
+    for file in (CHAPTERS[0].name, *classroom.PAGES, *classroom.PICTURES):
         shutil.copy(ROOT / "book" / file, book / file)
     guide = f"[0](../{CHAPTERS[0].name}#a), [packages](../api.md#vae) and `nets[i](x)`."
     (book / "course" / "guide.md").write_text(guide)
@@ -189,6 +191,8 @@ def test_a_pack_is_complete(who: str) -> None:
     files = pack(who)
     assert {chapter.name for chapter in CHAPTERS} < set(files)
     assert dead_links(files) == []
+    for live in ("layers", "levels", "posteriors", "pseudo", "walk"):
+        assert files[f"figures/live-{live}.png"] == (DRAWN / f"live-{live}.png").read_bytes()
     for number, chapter in enumerate(CHAPTERS):
         nbformat.validate(nbformat.reads(files[chapter.name], as_version=4))
         # A picture that were led to the repository, as links are, would be a page there.
@@ -209,6 +213,7 @@ def test_an_archive_holds_the_files_in_one_folder_and_not_the_date_of_its_making
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     archive = ZipFile(tmp_path / "dist" / "student.zip")
     assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert {entry: archive.read(entry).decode() for entry in archive.namelist()} == {
-        f"student/{file}": text for file, text in pack("student").items()
+    assert {entry: archive.read(entry) for entry in archive.namelist()} == {
+        f"student/{file}": content.encode() if isinstance(content, str) else content
+        for file, content in pack("student").items()
     }

@@ -202,6 +202,12 @@ def test_a_drawing_is_no_link_and_has_a_slide_to_itself() -> None:
     assert len(slides.pages(slides.Section(heading, [text, drawn]))) == 2
 
 
+def test_the_still_of_a_live_figure_is_shown_as_what_it_is() -> None:
+    [drawn] = slide_blocks.markdown_blocks("![Planes.](figures/live-levels.png)")
+    [image] = parse(drawn.html).select("figure img")
+    assert str(image["src"]).startswith("data:image/png;base64,iVBOR")
+
+
 def test_a_box_that_a_reader_unfolds_is_on_no_slide() -> None:
     box = "<details><summary>For the curious</summary>\n\nInside.\n\n</details>"
     shown = slide_blocks.markdown_blocks(f"Before.\n\n{box}\n\nAfter.")
