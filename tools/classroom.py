@@ -20,7 +20,10 @@ BOOK = ROOT / "book"
 PAGES = ["notation.md", "references.bib"]
 PAGES += sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("*.svg"))
 CHAPTER_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((\d\d_\w+\.ipynb)(?:#[^)]*)?\)")
+# What stands for a live figure where its scripts do not run.
+PICTURES = sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("live-*.png"))
 LINK = re.compile(r"\]\((?!\w+:)([\w./-]+\.\w+)(#[^)]*)?\)")
+Files = dict[str, str | bytes]
 
 # An address that a fresh copy of the book has, and that leads nowhere.
 PLACEHOLDER = "/your-name/"
@@ -200,8 +203,8 @@ def chosen(numbers: list[str]) -> dict[str, NotebookNode]:
     return {known[number]: found[known[number]] for number in numbers or known}
 
 
-def student(numbers: list[str], keep_outputs: bool = False) -> dict[str, str]:
-    """Name and text of each file in a student's pack."""
+def student(numbers: list[str], keep_outputs: bool = False) -> Files:
+    """Name and content of each file in a student's pack."""
     notebooks = {
         name: with_install_cell(for_student(each)) for name, each in chosen(numbers).items()
     }
@@ -216,8 +219,8 @@ def student(numbers: list[str], keep_outputs: bool = False) -> dict[str, str]:
     return pack(notebooks, pages | {"README.md": STUDENT.format(**package())})
 
 
-def instructor() -> dict[str, str]:
-    """Name and text of each file in an instructor's pack."""
+def instructor() -> Files:
+    """Name and content of each file in an instructor's pack."""
     notebooks = chapters()
     course = [f"course/{path.name}" for path in sorted((BOOK / "course").glob("*.md"))]
     pages = {name: (BOOK / name).read_text(encoding="utf-8") for name in [*PAGES, *course]}
@@ -226,14 +229,14 @@ def instructor() -> dict[str, str]:
     return pack(notebooks, pages | {"README.md": readme})
 
 
-def pack(notebooks: dict[str, NotebookNode], pages: dict[str, str]) -> dict[str, str]:
-    packed = {*notebooks, *pages}
-    return {name: relinked(text, name, packed) for name, text in pages.items()} | {
-        name: written(notebook, name, packed) for name, notebook in notebooks.items()
-    }
+def pack(notebooks: dict[str, NotebookNode], pages: dict[str, str]) -> Files:
+    packed = {*notebooks, *pages, *PICTURES}
+    files: Files = {name: (BOOK / name).read_bytes() for name in PICTURES}
+    files |= {name: relinked(text, name, packed) for name, text in pages.items()}
+    return files | {name: written(notebook, name, packed) for name, notebook in notebooks.items()}
 
 
-def write(path: Path, files: dict[str, str | bytes]) -> None:
+def write(path: Path, files: Files) -> None:
     """One folder in an archive, of files that their owner may write and all may read."""
     path.parent.mkdir(exist_ok=True)
     now = datetime.now().timetuple()[:6]

@@ -22,6 +22,7 @@ import classroom
 from test_exercises import ALL, CHAPTERS, Exercise, name, source
 
 ROOT = Path(__file__).parents[2]
+DRAWN = ROOT / "book" / "figures"
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+\.\w+)(?:#[^)]*)?\)")
 
 
@@ -42,7 +43,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def pack(who: str) -> dict[str, str]:
+def pack(who: str) -> classroom.Files:
     return {
         "student": lambda: classroom.student([]),
         "with results": lambda: classroom.student([], keep_outputs=True),
@@ -77,11 +78,12 @@ def prose(file: str, text: str) -> str:
     return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def dead_links(files: dict[str, str]) -> list[tuple[str, str]]:
+def dead_links(files: classroom.Files) -> list[tuple[str, str]]:
     """Links from one file of a pack to another that is not in it."""
     return [
         (file, target)
         for file, text in files.items()
+        if isinstance(text, str)
         for target in LINK.findall(prose(file, text))
         if normpath(join(dirname(file), target)) not in files
     ]
@@ -298,7 +300,7 @@ def test_a_teacher_gets_the_pages_on_the_course_too(
     book = tmp_path / "book"
     (book / "course").mkdir(parents=True)
     (book / "figures").mkdir()
-    for file in (CHAPTERS[0].name, *classroom.PAGES):
+    for file in (CHAPTERS[0].name, *classroom.PAGES, *classroom.PICTURES):
         shutil.copy(ROOT / "book" / file, book / file)
     guide = f"[0](../{CHAPTERS[0].name}#a), [packages](../api.md#vae) and `nets[i](x)`."
     (book / "course" / "guide.md").write_text(guide)
@@ -319,6 +321,8 @@ def test_a_pack_is_complete(who: str) -> None:
     files = pack(who)
     assert {chapter.name for chapter in CHAPTERS} < set(files)
     assert dead_links(files) == []
+    for live in ("layers", "levels", "posteriors", "pseudo", "walk"):
+        assert files[f"figures/live-{live}.png"] == (DRAWN / f"live-{live}.png").read_bytes()
     for number, chapter in enumerate(CHAPTERS):
         nbformat.validate(nbformat.reads(files[chapter.name], as_version=4))
         # A picture that were led to the repository, as links are, would be a page there.
@@ -346,9 +350,12 @@ def test_an_archive_has_one_folder_todays_date_and_files_that_all_may_read(
     for entry in archive.infolist():
         assert (today - datetime.date(*entry.date_time[:3])).days in (0, 1)
         assert oct(entry.external_attr >> 16) == "0o100644"
-    texts = {file: text.encode() for file, text in pack("student").items()}
+    packed = pack("student")
+    contents = {
+        file: text.encode() if isinstance(text, str) else text for file, text in packed.items()
+    }
     assert {entry: archive.read(entry) for entry in archive.namelist()} == {
-        f"student/{file}": content for file, content in (texts | {WHEEL: b"the wheel"}).items()
+        f"student/{file}": content for file, content in (contents | {WHEEL: b"the wheel"}).items()
     }
 
 
@@ -358,5 +365,6 @@ def test_an_archive_may_keep_the_results(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", ["classroom.py", "student", "--keep-outputs", "--chapters"])
     classroom.main()
     archive = ZipFile(folder / "dist" / "student.zip")
-    for file, text in pack("with results").items():
-        assert archive.read(f"student/{file}").decode() == text
+    for file, content in pack("with results").items():
+        stored = archive.read(f"student/{file}")
+        assert stored == (content.encode() if isinstance(content, str) else content)
