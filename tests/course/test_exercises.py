@@ -1750,6 +1750,15 @@ def test_a_forgotten_return_is_told_from_a_function_without_a_line(
     assert "in place of the dots" in hint_for(check, nothing_yet)
 
 
+def another_stub(*given: object) -> None:
+    """A stub, as nbgrader writes it."""
+    raise NotImplementedError()
+
+
+def test_a_stub_that_raises_is_no_mistake() -> None:
+    assert "in place of the line" in hint_for(chapter00.check_log_mean_exp, another_stub)
+
+
 @pytest.mark.parametrize("check", CHECKS)
 def test_what_is_no_function_is_refused(check: Callable[..., bool]) -> None:
     assert "your function itself" in hint_for(check, torch.zeros(3))
