@@ -62,7 +62,7 @@ def answer(stub: str, solution: str) -> str:
 
 def test(stub: str, seed: int) -> str:
     """The book's check, once with numbers of its own and then, hidden, with others."""
-    call = stub.rstrip().rstrip(";").splitlines()[-1].removesuffix(")")
+    call = stub.rstrip().splitlines()[-1].removesuffix(")")
     hidden = f"for seed in range({seed}, {seed + 3}):\n    {call}, seed=seed, raises=True)"
     return (
         f"{call}, raises=True)\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"  # one cell

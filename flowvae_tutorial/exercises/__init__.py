@@ -20,16 +20,26 @@ class Hint(Exception):
     """The answer is not right yet; the message helps on."""
 
 
-def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., bool]]:
+class Verdict(int):
+    """True or False, of which a notebook shows nothing: the printed line has said it."""
+
+    def __repr__(self) -> str:
+        return str(bool(self))
+
+    def _ipython_display_(self) -> None:
+        """Keep the notebook from showing a value below the line."""
+
+
+def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdict]]:
     """Turn a function that raises `Hint` into a check that says its verdict in one line.
 
     The check takes the reader's function and returns whether it is right. `seed` varies the
     numbers that it is tried on. With `raises=True` a wrong answer raises the `Hint` unprinted.
     """
 
-    def decorate(check: Callable[..., None]) -> Callable[..., bool]:
+    def decorate(check: Callable[..., None]) -> Callable[..., Verdict]:
         @functools.wraps(check)
-        def checked(answer: Any, *, seed: int = 0, raises: bool = False) -> bool:
+        def checked(answer: Any, *, seed: int = 0, raises: bool = False) -> Verdict:
             try:
                 if not callable(answer):
                     raise Hint("Give the check your function itself: its name, without brackets.")
@@ -38,9 +48,9 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., bool]
                 if raises:
                     raise Hint(f"Exercise {number}: not yet. {hint}") from None
                 print(f"Exercise {number}: not yet. {hint}")
-                return False
+                return Verdict(False)
             print(f"Exercise {number}: correct.")
-            return True
+            return Verdict(True)
 
         return checked
 
@@ -111,6 +121,8 @@ def _hint_for(error: Exception, answer: Callable[..., Any]) -> str:
         if code is not None and frame.filename == code.co_filename and frame.line
     ]
     where = f"Your function stopped at `{own[-1]}`" if own else "Your function stopped"
+    if isinstance(error, NotImplementedError) and not error.args:  # nbgrader's stub
+        return "Write your answer in place of the line that raises an error."
     said = str(error).partition("\n")[0]
     for words, hint in ERRORS.items():
         if words in said:

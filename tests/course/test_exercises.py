@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -1774,7 +1775,8 @@ def test_a_right_answer_in_another_form_is_correct(
     seed: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert check(answer, seed=seed, raises=True) is True
+    verdict = check(answer, seed=seed, raises=True)
+    assert verdict == 1 and repr(verdict) == "True"
     assert capsys.readouterr().out.endswith(": correct.\n")
 
 
@@ -1802,6 +1804,12 @@ def test_a_seed_varies_the_numbers_and_the_same_seed_repeats_them(
     assert len({seen(seed) for seed in SEEDS}) == len(SEEDS)
 
 
+def test_a_notebook_shows_no_value_below_the_verdict() -> None:
+    verdict = chapter00.check_log_mean_exp(maximum_by_hand)
+    assert DisplayFormatter().format(verdict) == ({}, {})
+    assert DisplayFormatter().format(int(verdict)) != ({}, {})
+
+
 def test_every_check_takes_a_right_answer_in_another_form() -> None:
     assert {check for check, _ in RIGHT} == {mistake.check for mistake in MISTAKES}
 
@@ -1815,7 +1823,8 @@ def test_a_mistake_gets_the_hint_meant_for_it(
     mistake: Mistake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in SEEDS:
-        assert mistake.check(mistake.answer, seed=seed) is False
+        verdict = mistake.check(mistake.answer, seed=seed)
+        assert not verdict and repr(verdict) == "False"
         said = capsys.readouterr().out
         assert re.match(r"Exercise \d+\.\d+: not yet\. ", said)
         assert said.count("\n") == 1
@@ -1856,6 +1865,15 @@ def test_a_forgotten_return_is_told_from_a_function_without_a_line(
 ) -> None:
     assert "return it" in hint_for(check, forgets_to_return)
     assert "in place of the dots" in hint_for(check, nothing_yet)
+
+
+def another_stub(*given: object) -> None:
+    """A stub, as nbgrader writes it."""
+    raise NotImplementedError()
+
+
+def test_a_stub_that_raises_is_no_mistake() -> None:
+    assert "in place of the line" in hint_for(chapter00.check_log_mean_exp, another_stub)
 
 
 @pytest.mark.parametrize("check", CHECKS)
