@@ -1,15 +1,22 @@
 """Samples of priors that came after their VAE, on digits: python tools/latent.py
 
 For five VAEs at each weight of the KL term: how far samples are from the test pictures under
-N(0, I) and under the flow-matching prior, and how many of Euler's steps the second takes. The
-models are those of tools/ladder.py, which trains what is not there. Nothing is chosen here. Writes
+N(0, I) and under the flow-matching prior, how many of Euler's steps the second takes, and the NLL
+of the VAE before it. The models are those of tools/ladder.py, which trains what is not there. Nothing is chosen here. Writes
 book/results/latent/NAME.json, and what is there is not run again.
 """
 
 import torch
 from torch import Tensor
 
-from flowvae_tutorial import VAE, FlowMatchingPrior, energy_distance, precision_and_recall
+from flowvae_tutorial import (
+    VAE,
+    FlowMatchingPrior,
+    StandardNormal,
+    energy_distance,
+    evaluate,
+    precision_and_recall,
+)
 from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.experiments.refinement_records import Classifier, fit_classifier
@@ -27,6 +34,7 @@ _FORM = files.form(
     files.CODE | files.DAY | {
         "model": files.TEXT, "data": files.TEXT, "beta": files.NUMBER, "seed": files.COUNT,
         "num_samples": files.POSITIVE, "standard_normal": _PRIOR, "matching": _PRIOR,
+        "nll_standard_normal": files.NUMBER,
         "training_pictures": files.NUMBER, "steps": files.OBJECT,
     }
 )  # fmt: skip
@@ -57,7 +65,9 @@ def measure(vae: VAE, data: Data, classifier: Classifier, beta: float, seed: int
     u = torch.randn(SAMPLES, vae.prior.velocity.last.out_features)
     decoded = {steps: vae.likelihood(euler(vae.prior, u, steps)).sample() for steps in STEPS}
     many = vae.likelihood(vae.prior().transform(u)).sample()
+    before = VAE(StandardNormal(u.shape[-1]), vae.posterior, vae.likelihood)
     record = {
+        "nll_standard_normal": evaluate(before, data.test, SAMPLES).nll.mean().item(),
         "standard_normal": quality(vae.likelihood(u).sample(), data, classifier),
         "matching": quality(many, data, classifier),
         "training_pictures": energy_distance(data.batch(data.train), data.test),
