@@ -2,8 +2,8 @@
 
 For five VAEs at each weight of the KL term: how far samples are from the test pictures under
 N(0, I) and under the flow-matching prior, how many of Euler's steps the second takes, and the NLL
-of the VAE before it. The models are those of tools/ladder.py, which trains what is not there. Nothing is chosen here. Writes
-book/results/latent/NAME.json, and what is there is not run again.
+of the VAE before it. The models are those of tools/ladder.py, which trains what is not there.
+Nothing is chosen here. Writes book/results/latent/NAME.json, and what is there is not run again.
 """
 
 import torch
