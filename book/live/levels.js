@@ -230,7 +230,7 @@
       }));
     const settings = element("div", { class: "lab-bar" }, counts.node, depth.node);
     const key = element("p", { class: "live-key" },
-      "Orange: noisy points zₜ. At level 0, black are data and green samples; astray is what lies "
+      "Orange: noisy points zₜ. At level 0, grey are data and green samples; astray is what lies "
       + "further than three standard deviations from each group. The line is the way of one point: "
       + "click another to follow it.");
     update();

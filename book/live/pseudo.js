@@ -151,7 +151,7 @@
       }));
     change({});
     const key = element("p", { class: "live-key" },
-      "Black: data. Blue rings: pseudo-inputs, the chosen one filled. Green: samples. On the right the "
+      "Grey: data. Blue rings: pseudo-inputs, the chosen one filled. Green: samples. On the right the "
       + "prior is blue, the codes of the data are orange, and the thick line holds nine tenths of the "
       + "chosen component.");
     const row = element("div", { class: "live-planes live-picture" }, points.node, latents.node);
