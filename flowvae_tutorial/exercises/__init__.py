@@ -7,6 +7,7 @@ answers differ, compares, and names the mistake that it recognises.
 import dis
 import functools
 import inspect
+import itertools
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ from torch import Tensor
 
 class Hint(Exception):
     """The answer is not right yet; the message helps on."""
+
+
+class Unnamed(Hint):
+    """Something is wrong, and none of the mistakes that a check knows by name."""
 
 
 class Verdict(int):
@@ -44,7 +49,9 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdi
                 if not callable(answer):
                     raise Hint("Give the check your function itself: its name, without brackets.")
                 check(answer, seed=seed)
-            except Hint as hint:
+            except Hint as error:
+                found = isinstance(error, Unnamed) and _about_order(check, answer, seed)
+                hint = found or error
                 if raises:
                     raise Hint(f"Exercise {number}: not yet. {hint}") from None
                 print(f"Exercise {number}: not yet. {hint}")
@@ -57,6 +64,34 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdi
     return decorate
 
 
+def _with_swapped(answer: Callable[..., Any], i: int, j: int) -> Callable[..., Any]:
+    @functools.wraps(answer)
+    def other(*given: Any) -> Any:
+        swapped = list(given)
+        swapped[i], swapped[j] = given[j], given[i]
+        return answer(*swapped)
+
+    return other
+
+
+def _about_order(check: Callable[..., None], answer: Callable[..., Any], seed: int) -> str | None:
+    """The hint for a function that is right but for the order of two of its arguments."""
+    try:
+        names = list(inspect.signature(answer).parameters)
+    except (TypeError, ValueError):  # some of torch's own functions have none
+        return None
+    for i, j in itertools.combinations(range(len(names)), 2):
+        try:
+            check(_with_swapped(answer, i, j), seed=seed)
+        except Hint:
+            continue
+        return (
+            f"Your function is right with `{names[i]}` and `{names[j]}` in each other's place. In "
+            "which order does the exercise give them?"
+        )
+    return None
+
+
 SHAPES = (
     "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes count?"
 )
@@ -64,6 +99,7 @@ LOG_WEIGHTS = (
     "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
     "makes weights of them?"
 )
+BITS = "Your result is in bits. Nats are asked for: take natural logarithms."
 ERRORS = {
     "Expected parameter scale": (
         "torch refuses your scale, because a standard deviation must be positive. What do you have "
@@ -170,18 +206,18 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
     except Hint:  # of what the function was given
         raise
     except Exception as error:  # whatever a reader's first try raises
-        raise Hint(_hint_for(error, answer)) from error
+        raise Unnamed(_hint_for(error, answer)) from error
     if value is None or value is Ellipsis:
         raise Hint(_about_nothing(answer))
     if isinstance(value, float) and shape == ():
         value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor):
-        raise Hint(f"Return a tensor; your function returned {type(value).__name__}.")
+        raise Unnamed(f"Return a tensor; your function returned {type(value).__name__}.")
     if value.dtype == torch.bool:
         raise Hint("Your tensor holds True and False; numbers are asked for.")
     found = tuple(value.shape)
     if found != shape:
-        raise Hint(
+        raise Unnamed(
             f"The result should have shape {shape}, yours has {found}. {_about_shape(found, shape)}"
         )
     return value
@@ -195,7 +231,7 @@ def takes(value: Tensor, size: int, hint: str) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.shape[-1:] != (size,):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise Hint(f"{hint} Yours was {found}.")
+        raise Unnamed(f"{hint} Yours was {found}.")
     return value
 
 
@@ -243,11 +279,13 @@ def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]
         if close(value, wrong):
             raise Hint(hint)
     if close(value * math.log(2), target):
-        raise Hint("Your result is in bits. Nats are asked for: take natural logarithms.")
+        raise Hint(BITS)
     if value.isnan().any():
-        raise Hint("Your result is NaN. Is there a logarithm or a root of a negative number in it?")
+        raise Unnamed(
+            "Your result is NaN. Is there a logarithm or a root of a negative number in it?"
+        )
     worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
-    raise Hint(
+    raise Unnamed(
         f"One value should be {target.flatten()[worst].item():.4f}, yours is "
         f"{value.flatten()[worst].item():.4f}. Go through your formula term by term."
     )
