@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from ..distributions import Chain
-from . import BITS, SHAPES, Hint, Unnamed, ask, ask_twice, exercise, numbers, refuse, takes
+from . import Hint, Unnamed, ask, ask_twice, exercise, numbers, refuse, takes
+from .hints import BITS, SHAPES
 
 Conditional = Callable[[Tensor], Distribution]
 
