@@ -4,20 +4,25 @@ A check never shows a solution. It calls the reader's function on numbers where 
 answers differ, compares, and names the mistake that it recognises.
 """
 
-import dis
 import functools
 import inspect
+import itertools
 import math
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .hints import BITS, about_error, about_nothing, about_shape
+
 
 class Hint(Exception):
     """The answer is not right yet; the message helps on."""
+
+
+class Unnamed(Hint):
+    """Something is wrong, and none of the mistakes that a check knows by name."""
 
 
 class Verdict(int):
@@ -44,7 +49,9 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdi
                 if not callable(answer):
                     raise Hint("Give the check your function itself: its name, without brackets.")
                 check(answer, seed=seed)
-            except Hint as hint:
+            except Hint as error:
+                found = isinstance(error, Unnamed) and _about_order(check, answer, seed)
+                hint = found or error
                 if raises:
                     raise Hint(f"Exercise {number}: not yet. {hint}") from None
                 print(f"Exercise {number}: not yet. {hint}")
@@ -57,102 +64,32 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdi
     return decorate
 
 
-SHAPES = (
-    "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes count?"
-)
-LOG_WEIGHTS = (
-    "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
-    "makes weights of them?"
-)
-ERRORS = {
-    "Expected parameter scale": (
-        "torch refuses your scale, because a standard deviation must be positive. What do you have "
-        "to do to log σ first?"
-    ),
-    "Expected parameter probs": LOG_WEIGHTS,
-    "probability tensor contains": LOG_WEIGHTS,
-    "multinomial distribution": LOG_WEIGHTS,
-    "without replacement": (
-        "You draw components without putting them back, and there are fewer components than "
-        "samples. One component may serve many samples."
-    ),
-    "component_distribution": (
-        "A mixture of torch's takes the last batch axis for the components, and in a Normal that "
-        "is left loose it counts dimensions. Independent makes one event of them."
-    ),
-    "can be implicitly created only for scalar": (
-        "autograd takes the gradient of one number, and you gave it one for each example. Which "
-        "way of joining them leaves the gradient of each as it is?"
-    ),
-    "does not require grad": (
-        "autograd has no record of what you differentiate: the tensor must ask for a gradient "
-        "before anything is computed from it."
-    ),
-    "on a Tensor that requires grad": (
-        "Your result still has a gradient attached, which NumPy cannot take. Stay with torch."
-    ),
-    "must match": SHAPES,
-    "same number of dimensions": SHAPES,
-    "cannot be multiplied": SHAPES,
-    "broadcast": SHAPES,
-    "is invalid for input of size": SHAPES,
-    "expand": SHAPES,
-    "Dimension out of range": "You name an axis that the tensor does not have. Print its shape.",
-    "too many indices": "You index more axes than the tensor has. Print its shape.",
-    "out of bounds": "You ask for a place beyond the end of an axis. Print the tensor's shape.",
-    "dtype": "Two tensors there hold numbers of different kinds: float32 beside float64, say.",
-    "Boolean value of Tensor": "An `if` or `and` asks for one truth, and the tensor holds many.",
-    "only one element": "One number is asked for there, and the tensor holds many.",
-    "converted to Scalar": "One number is asked for there, and the tensor holds many.",
-    "invalid combination of arguments": (
-        "A function of torch's takes other arguments than these. Is one of them no tensor?"
-    ),
-    "must be Tensor": "A function of torch's wants a tensor there, and got something else.",
-}
-"""What torch says of a mistake that readers make often, and the hint in its place."""
+def _with_swapped(answer: Callable[..., Any], i: int, j: int) -> Callable[..., Any]:
+    @functools.wraps(answer)
+    def other(*given: Any) -> Any:
+        swapped = list(given)
+        swapped[i], swapped[j] = given[j], given[i]
+        return answer(*swapped)
+
+    return other
 
 
-def _hint_for(error: Exception, answer: Callable[..., Any]) -> str:
-    """What stopped the reader's function, in words that are not torch's, and where."""
-    code = getattr(inspect.unwrap(answer), "__code__", None)
-    own = [
-        frame.line
-        for frame in traceback.extract_tb(error.__traceback__)
-        if code is not None and frame.filename == code.co_filename and frame.line
-    ]
-    where = f"Your function stopped at `{own[-1]}`" if own else "Your function stopped"
-    if isinstance(error, NotImplementedError) and not error.args:  # nbgrader's stub
-        return "Write your answer in place of the line that raises an error."
-    said = str(error).partition("\n")[0]
-    for words, hint in ERRORS.items():
-        if words in said:
-            return f"{where}. {hint}"
-    if isinstance(error, RuntimeError | ValueError | IndexError | NotImplementedError):
-        # Of torch's, most likely: its words are about its inside.
-        return f"{where}, with a tensor that torch cannot use there. Print its shape and values."
-    return f"{where}, with {type(error).__name__}: {said}"
-
-
-EMPTY = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
-"""What Python makes of a function in which nothing but dots is written."""
-
-
-def _about_nothing(answer: Callable[..., Any]) -> str:
-    function = inspect.unwrap(answer)
-    written = hasattr(function, "__code__") and not (
-        {each.opname for each in dis.get_instructions(function)} <= EMPTY
-    )
-    if written:
-        return "Your function returns nothing. What it computes has to be handed back: return it."
-    return "Write your answer in place of the dots."
-
-
-def _about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    if [size for size in found if size != 1] == [size for size in wanted if size != 1]:
-        return "The two differ by an axis of length 1: did you keep one, or add one?"
-    if not wanted:
-        return "One number is asked for: take the mean."
-    return "What does each axis count, and over which one do you sum?"
+def _about_order(check: Callable[..., None], answer: Callable[..., Any], seed: int) -> str | None:
+    """The hint for a function that is right but for the order of two of its arguments."""
+    try:
+        names = list(inspect.signature(answer).parameters)
+    except (TypeError, ValueError):  # some of torch's own functions have none
+        return None
+    for i, j in itertools.combinations(range(len(names)), 2):
+        try:
+            check(_with_swapped(answer, i, j), seed=seed)
+        except Hint:
+            continue
+        return (
+            f"Your function is right with `{names[i]}` and `{names[j]}` in each other's place. In "
+            "which order does the exercise give them?"
+        )
+    return None
 
 
 def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> Tensor:
@@ -170,19 +107,19 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
     except Hint:  # of what the function was given
         raise
     except Exception as error:  # whatever a reader's first try raises
-        raise Hint(_hint_for(error, answer)) from error
+        raise Unnamed(about_error(error, answer)) from error
     if value is None or value is Ellipsis:
-        raise Hint(_about_nothing(answer))
+        raise Hint(about_nothing(answer))
     if isinstance(value, float) and shape == ():
         value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor):
-        raise Hint(f"Return a tensor; your function returned {type(value).__name__}.")
+        raise Unnamed(f"Return a tensor; your function returned {type(value).__name__}.")
     if value.dtype == torch.bool:
         raise Hint("Your tensor holds True and False; numbers are asked for.")
     found = tuple(value.shape)
     if found != shape:
-        raise Hint(
-            f"The result should have shape {shape}, yours has {found}. {_about_shape(found, shape)}"
+        raise Unnamed(
+            f"The result should have shape {shape}, yours has {found}. {about_shape(found, shape)}"
         )
     return value
 
@@ -195,7 +132,7 @@ def takes(value: Tensor, size: int, hint: str) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.shape[-1:] != (size,):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise Hint(f"{hint} Yours was {found}.")
+        raise Unnamed(f"{hint} Yours was {found}.")
     return value
 
 
@@ -243,11 +180,13 @@ def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]
         if close(value, wrong):
             raise Hint(hint)
     if close(value * math.log(2), target):
-        raise Hint("Your result is in bits. Nats are asked for: take natural logarithms.")
+        raise Hint(BITS)
     if value.isnan().any():
-        raise Hint("Your result is NaN. Is there a logarithm or a root of a negative number in it?")
+        raise Unnamed(
+            "Your result is NaN. Is there a logarithm or a root of a negative number in it?"
+        )
     worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
-    raise Hint(
+    raise Unnamed(
         f"One value should be {target.flatten()[worst].item():.4f}, yours is "
         f"{value.flatten()[worst].item():.4f}. Go through your formula term by term."
     )

@@ -1,5 +1,6 @@
 """Checks of the exercises of chapter 3, the hierarchical VampPrior."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from ..distributions import Chain
-from . import SHAPES, Hint, ask, ask_twice, exercise, numbers, refuse, takes
+from . import Hint, Unnamed, ask, ask_twice, exercise, numbers, refuse, takes
+from .hints import BITS, SHAPES
 
 Conditional = Callable[[Tensor], Distribution]
 
@@ -141,7 +143,9 @@ def _refuse_estimate(
     for wrong, known in mistakes:
         if _near(value, wrong, tolerance):
             raise Hint(known)
-    raise Hint(hint)
+    if _near(value * math.log(2), target, tolerance):
+        raise Hint(BITS)
+    raise Unnamed(hint)
 
 
 def _chains(seed: int) -> tuple[Chain, Chain]:

@@ -80,14 +80,6 @@ def check_step(
                 "square?",
             ),
             (
-                start + lr * (_gradient(start) + 2 * anchor * pull),
-                "The latents and their starts are swapped: look at the order of the arguments.",
-            ),
-            (
-                z + anchor * (climb - 2 * lr * pull),
-                "Step size and anchor are swapped: look at the order of the arguments.",
-            ),
-            (
                 z + lr * (climb - 2 * len(z) * anchor * pull),
                 "The anchor's part is summed over the batch twice, so each latent is pulled for "
                 "all.",
@@ -238,18 +230,6 @@ def check_langevin(
             (
                 z + lr * temperature * gradient + math.sqrt(2 * lr) * noise,
                 "The temperature stands before the gradient. It belongs to the noise.",
-            ),
-            (
-                z + temperature * gradient + math.sqrt(spread) * noise,
-                "Step size and temperature are swapped: look at the order of the arguments.",
-            ),
-            (
-                z + lr * noise + math.sqrt(spread) * gradient,
-                "Gradient and noise are swapped: look at the order of the arguments.",
-            ),
-            (
-                gradient + lr * z + math.sqrt(spread) * noise,
-                "Latents and gradient are swapped: look at the order of the arguments.",
             ),
             (ahead, "Where is the noise?"),
             (z + math.sqrt(spread) * noise, "Where is the gradient?"),

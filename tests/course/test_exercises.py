@@ -6,6 +6,8 @@ The first half holds for all chapters and finds their exercises by itself. The s
 
 import ast
 import importlib
+import inspect
+import itertools
 import json
 import math
 import re
@@ -298,7 +300,7 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: each_density(z, m, s).sum(1), "shape (5, 4), yours has (5, 3)"),
         (lambda z, m, s: each_density(z, m, s).sum(-1).numpy(), "Return a tensor"),
         (lambda z, m, s: each_density(z, m, s) @ z, "Two shapes do not fit"),
-        (lambda z, m, s: each_density(z, s, m).sum(-1), "Mean and log-scale are swapped"),
+        (lambda z, m, s: each_density(z, s, m).sum(-1), "`m` and `s` in each"),
         (lambda z, m, s: (z > m).all(-1), "True and False"),
         (lambda z, m, s: Normal(m, s, validate_args=True).log_prob(z), "torch refuses your scale"),
         (lambda z, m, s: -each_density(z, m, s).sum(-1), "sign is turned"),
@@ -449,7 +451,7 @@ def chapter00_mistakes() -> Iterator[Mistake]:
             ).log_prob(z),
             "left loose",
         ),
-        (lambda z, w, m, s: mixture(z, w, s, m.exp()), "Means and log-scales are swapped"),
+        (lambda z, w, m, s: mixture(z, w, s, m.exp()), "`m` and `s` in each"),
         (lambda z, w, m, s: mixture(z, w, m, s.exp()) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -493,7 +495,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda m, s: gaussian_kl(0 * m, s).sum(-1), "The mean is missing"),
         (lambda m, s: (gaussian_kl(m, s) + s).sum(-1), "term with log σ is missing"),
         (lambda m, s: 0.5 * ((m**2 + (2 * s).exp() - 2 * s).sum(-1) - 1), "once for the whole"),
-        (lambda m, s: gaussian_kl(s, m).sum(-1), "Mean and log-scale are swapped"),
+        (lambda m, s: gaussian_kl(s, m).sum(-1), "`m` and `s` in each"),
         (lambda m, s: gaussian_kl(m, s).sum(-1) + 2, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -508,7 +510,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -(r - q + p).sum(), "over samples and pictures"),
         (lambda r, q, p: -(r - q + p).mean(0).sum(), "summed over the pictures"),
         (lambda r, q, p: -(r - q + p).sum(0).mean(), "summed over the samples"),
-        (lambda r, q, p: -(q - r + p).mean(), "log q(z | x) are swapped"),
+        (lambda r, q, p: -(q - r + p).mean(), "`r` and `q` in each"),
         (lambda r, q, p: -r.mean(), "KL term is missing"),
         (lambda r, q, p: -(r - q).mean(), "prior is missing"),
         (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
@@ -896,7 +898,7 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: base((z - m) / s) - s.sum(), "divided by s"),
         (lambda z, m, s: base((z - m) * s.exp()) - s.sum(), "stretched again"),
         (lambda z, m, s: s.sum() - base((z - m) / s.exp()), "sign is turned"),
-        (lambda z, m, s: base((z - s) / m.exp()) - m.sum(), "Shift and log-scale are swapped"),
+        (lambda z, m, s: base((z - s) / m.exp()) - m.sum(), "`m` and `s` in each"),
         (lambda z, m, s: base((z - m) / s.exp()) - s.sum() + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1047,7 +1049,7 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), f(u_of(e, m, s), m)[0])[1],
             "its own output",
         ),
-        (lambda e, m, s, f: flow_density(e, s, m.exp(), f), "Mean and log-scale are swapped"),
+        (lambda e, m, s, f: flow_density(e, s, m.exp(), f), "`m` and `s` in each"),
         (
             lambda e, m, s, f: log_u(e, m, s) - f(m.expand_as(e), u_of(e, m, s))[1],
             "two arguments are swapped",
@@ -1111,7 +1113,7 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda q, p, a: kl_by_sum(q, p - p.exp().sum(0).log() - a, a),
             "exponentials underflow",
         ),
-        (lambda q, p, a: kl_by_sum(p, posterior(q, a), a), "log p(x, z) are swapped"),
+        (lambda q, p, a: kl_by_sum(p, posterior(q, a), a), "`q` and `p` in each"),
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1162,11 +1164,11 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, s, f, lr, a: s + lr * (slope(s, f) - 2 * a * (s - z)),
-            "their starts are swapped",
+            "`z` and `s` in each",
         ),
         (
             lambda z, s, f, lr, a: z + a * (slope(z, f) - 2 * lr * (z - s)),
-            "Step size and anchor are swapped",
+            "`lr` and `a` in each",
         ),
         (lambda z, s, f, lr, a: z + lr * slope(z[:, 0], f), "log p takes latents"),
         (
@@ -1280,15 +1282,15 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, g, e, lr, t: z + t * g + math.sqrt(2 * lr * t) * e,
-            "Step size and temperature are swapped",
+            "`lr` and `t` in each",
         ),
         (
             lambda z, g, e, lr, t: z + lr * e + math.sqrt(2 * lr * t) * g,
-            "Gradient and noise are swapped",
+            "`g` and `e` in each",
         ),
         (
             lambda z, g, e, lr, t: g + lr * z + math.sqrt(2 * lr * t) * e,
-            "Latents and gradient are swapped",
+            "`z` and `g` in each",
         ),
         (lambda z, g, e, lr, t: z + lr * g, "Where is the noise"),
         (lambda z, g, e, lr, t: z + math.sqrt(2 * lr * t) * e, "Where is the gradient"),
@@ -1922,11 +1924,42 @@ def test_an_error_names_the_line_that_stopped() -> None:
     assert "stopped at `return z @ width`" in hint
 
 
+def pairs() -> Iterator[tuple[Callable[..., bool], Callable[..., Any], int, int]]:
+    """Every check with each of its right answers, and two of its arguments."""
+    for check, answer in RIGHT:
+        names = list(inspect.signature(answer).parameters)
+        for i, j in itertools.combinations(range(len(names)), 2):
+            yield check, answer, i, j
+
+
+@pytest.mark.parametrize(("check", "answer", "i", "j"), [*pairs()])
+def test_arguments_in_the_wrong_order_get_no_generic_hint(
+    check: Callable[..., bool],
+    answer: Callable[..., Any],
+    i: int,
+    j: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = list(inspect.signature(answer).parameters)
+
+    def swapped(*given: Any) -> Any:
+        other = list(given)
+        other[i], other[j] = given[j], given[i]
+        return answer(*other)
+
+    swapped.__signature__ = inspect.signature(answer)  # type: ignore[attr-defined]
+    if check(swapped):
+        return  # two arguments that the right formula treats alike
+    said = capsys.readouterr().out
+    named = f"`{names[i]}` and `{names[j]}` in each other's place"
+    assert named in said or not re.search("term by term|Your function stopped|shape", said)
+
+
 IN_BITS: list[tuple[Callable[..., bool], Callable[..., Any]]] = [
     (check, lambda *given, answer=answer: answer(*given) / math.log(2))
     for check, answer in RIGHT
-    if check not in (chapter02.check_sample, chapter03.check_ancestral)
-    and check not in (chapter03.check_kl_by_level, chapter06.check_step)
+    # What these return is a sample or a latent, and has no unit.
+    if check not in (chapter02.check_sample, chapter03.check_ancestral, chapter06.check_step)
 ]
 
 

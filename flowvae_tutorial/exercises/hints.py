@@ -1,0 +1,107 @@
+"""What is said of an answer that stops or is none: in words that are not torch's."""
+
+import dis
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+SHAPES = (
+    "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes count?"
+)
+LOG_WEIGHTS = (
+    "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
+    "makes weights of them?"
+)
+BITS = "Your result is in bits. Nats are asked for: take natural logarithms."
+ERRORS = {
+    "Expected parameter scale": (
+        "torch refuses your scale, because a standard deviation must be positive. What do you have "
+        "to do to log σ first?"
+    ),
+    "Expected parameter probs": LOG_WEIGHTS,
+    "probability tensor contains": LOG_WEIGHTS,
+    "multinomial distribution": LOG_WEIGHTS,
+    "without replacement": (
+        "You draw components without putting them back, and there are fewer components than "
+        "samples. One component may serve many samples."
+    ),
+    "component_distribution": (
+        "A mixture of torch's takes the last batch axis for the components, and in a Normal that "
+        "is left loose it counts dimensions. Independent makes one event of them."
+    ),
+    "can be implicitly created only for scalar": (
+        "autograd takes the gradient of one number, and you gave it one for each example. Which "
+        "way of joining them leaves the gradient of each as it is?"
+    ),
+    "does not require grad": (
+        "autograd has no record of what you differentiate: the tensor must ask for a gradient "
+        "before anything is computed from it."
+    ),
+    "on a Tensor that requires grad": (
+        "Your result still has a gradient attached, which NumPy cannot take. Stay with torch."
+    ),
+    "must match": SHAPES,
+    "same number of dimensions": SHAPES,
+    "cannot be multiplied": SHAPES,
+    "broadcast": SHAPES,
+    "is invalid for input of size": SHAPES,
+    "expand": SHAPES,
+    "Dimension out of range": "You name an axis that the tensor does not have. Print its shape.",
+    "too many indices": "You index more axes than the tensor has. Print its shape.",
+    "out of bounds": "You ask for a place beyond the end of an axis. Print the tensor's shape.",
+    "dtype": "Two tensors there hold numbers of different kinds: float32 beside float64, say.",
+    "Boolean value of Tensor": "An `if` or `and` asks for one truth, and the tensor holds many.",
+    "only one element": "One number is asked for there, and the tensor holds many.",
+    "converted to Scalar": "One number is asked for there, and the tensor holds many.",
+    "invalid combination of arguments": (
+        "A function of torch's takes other arguments than these. Is one of them no tensor?"
+    ),
+    "must be Tensor": "A function of torch's wants a tensor there, and got something else.",
+}
+"""What torch says of a mistake that readers make often, and the hint in its place."""
+
+
+def about_error(error: Exception, answer: Callable[..., Any]) -> str:
+    """What stopped the reader's function, in words that are not torch's, and where."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    own = [
+        frame.line
+        for frame in traceback.extract_tb(error.__traceback__)
+        if code is not None and frame.filename == code.co_filename and frame.line
+    ]
+    where = f"Your function stopped at `{own[-1]}`" if own else "Your function stopped"
+    if isinstance(error, NotImplementedError) and not error.args:  # nbgrader's stub
+        return "Write your answer in place of the line that raises an error."
+    said = str(error).partition("\n")[0]
+    for words, hint in ERRORS.items():
+        if words in said:
+            return f"{where}. {hint}"
+    if isinstance(error, RuntimeError | ValueError | IndexError | NotImplementedError):
+        # Of torch's, most likely: its words are about its inside.
+        return f"{where}, with a tensor that torch cannot use there. Print its shape and values."
+    return f"{where}, with {type(error).__name__}: {said}"
+
+
+EMPTY = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+"""What Python makes of a function in which nothing but dots is written."""
+
+
+def about_nothing(answer: Callable[..., Any]) -> str:
+    """A stub told from a function that computes something and does not return it."""
+    function = inspect.unwrap(answer)
+    written = hasattr(function, "__code__") and not (
+        {each.opname for each in dis.get_instructions(function)} <= EMPTY
+    )
+    if written:
+        return "Your function returns nothing. What it computes has to be handed back: return it."
+    return "Write your answer in place of the dots."
+
+
+def about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What two shapes say of the mistake that lies between them."""
+    if [size for size in found if size != 1] == [size for size in wanted if size != 1]:
+        return "The two differ by an axis of length 1: did you keep one, or add one?"
+    if not wanted:
+        return "One number is asked for: take the mean."
+    return "What does each axis count, and over which one do you sum?"
