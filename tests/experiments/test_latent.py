@@ -1,0 +1,86 @@
+"""Samples of priors that came after their VAE: measured, and as chapter 8 says."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import latent
+from flowvae_tutorial import FlowMatchingPrior, build
+from flowvae_tutorial.data import load
+from flowvae_tutorial.experiments.record_files import Record, find
+from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.experiments.refinement_records import fit_classifier
+
+RESULTS = Path(__file__).parents[2] / "book" / "results"
+FOUND = list(find(latent.KIND, RESULTS / "latent").values())
+RUNS = read_records(RESULTS, "digits")
+
+
+def mean(beta: float, figure: Callable[[Record], Any]) -> float:
+    return statistics.mean(figure(run) for run in FOUND if run["beta"] == beta)
+
+
+def apart(prior: str) -> Callable[[Record], Any]:
+    return lambda run: run[prior]["energy_distance"]
+
+
+def of_runs(beta: float, figure: Callable[[Record], Any]) -> float:
+    return statistics.mean(
+        figure(run) for run in RUNS if (run["model"], run["beta"]) == (latent.MODEL, beta)
+    )
+
+
+def test_each_weight_of_the_kl_term_has_five_vaes() -> None:
+    assert sorted((run["beta"], run["seed"]) for run in FOUND) == [
+        (beta, seed) for beta in latent.BETAS for seed in range(5)
+    ]
+
+
+def test_what_chapter_8_says_is_in_the_records() -> None:
+    weak, full = (
+        {prior: mean(beta, apart(prior)) for prior in ("standard_normal", "matching")}
+        for beta in latent.BETAS
+    )
+    assert 18 < weak["standard_normal"] / weak["matching"] < 23  # to a twentieth
+    assert 1.7 < weak["matching"] / full["matching"] < 2.3  # twice that at 1
+    nll = {beta: of_runs(beta, lambda run: run["nll"]["mean"]) for beta in latent.BETAS}
+    before = {beta: mean(beta, lambda run: run["nll_standard_normal"]) for beta in latent.BETAS}
+    assert [round(before[beta] - nll[beta]) for beta in latent.BETAS] == [6, 1]
+    assert round(nll[0.1] - nll[1.0]) == 9
+    held = [of_runs(beta, lambda run: run["reconstruction"]) for beta in latent.BETAS]
+    assert round(held[0] - held[1]) == 12
+    # Few steps are worse than none.
+    steps = {n: mean(1.0, lambda run, n=n: run["steps"][str(n)]) for n in latent.STEPS}
+    assert steps[8] > full["standard_normal"] > steps[16]
+    falls = [steps[n] / steps[2 * n] for n in latent.STEPS[:-1]]
+    assert falls == sorted(falls, reverse=True) and falls[-1] > 1
+    assert full["matching"] < steps[64] < 1.3 * full["matching"]
+
+
+def test_plain_steps_lead_to_where_the_flow_does() -> None:
+    torch.manual_seed(0)
+    prior = FlowMatchingPrior(2, (8, 8), steps=64).double()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    u = torch.randn(20, 2).double()
+    with torch.no_grad():
+        exact = prior().transform(u)
+        errors = [(latent.euler(prior, u, n) - exact).abs().mean().item() for n in (100, 200)]
+    assert errors[1] < 0.01 and 1.8 < errors[0] / errors[1] < 2.2
+
+
+def test_a_measurement_is_the_same_again_and_training_pictures_are_at_no_distance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(latent, "SAMPLES", 400)
+    data = load("digits")
+    torch.manual_seed(0)
+    vae = build(latent.MODEL, data, first=build("gaussian", data))
+    classifier = fit_classifier(data, epochs=1)
+    one, again = (latent.measure(vae, data, classifier, 1.0, 3) for _ in range(2))
+    assert one == again
+    assert abs(one["training_pictures"]) < 0.01 < one["matching"]["energy_distance"]
