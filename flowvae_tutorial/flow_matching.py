@@ -165,7 +165,7 @@ class FlowMatchingPrior(nn.Module):
         return Flow(base, ContinuousFlow(self.velocity, self.steps), validate_args=False)
 
     def matching_loss(self, codes: Tensor) -> Tensor:
-        """The mean over `codes` `(N, D)` of |v(z_t, t) − (code − u)|², summed over D: a scalar.
+        """The mean over `codes` `(N, D)` of ‖v(z_t, t) − (code − u)‖², summed over D: a scalar.
 
         z_t = (1 − t) u + t · code, with noise u and a time t of its own for each code.
         """
