@@ -13,11 +13,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from matplotlib.image import imread
 from torch.distributions import Distribution
 
 BOOK = Path(__file__).parents[2] / "book"
-PAGES = ("faq.md", "glossary.md", "own_data.md", "own_vae.md")
+PAGES = ("faq.md", "glossary.md", "other_priors.md", "own_data.md", "own_vae.md")
 # Their code is not run, and they quote figures of the chapters.
 OTHERS = ("intro.md", "which_model.md", *(f"course/{name}.md" for name in (
     "index", "instructors_guide", "projects", "question_bank", "syllabus"
@@ -123,7 +124,7 @@ def decimal_problems(text: str) -> list[str]:
         printed = re.search(rf"^{line}$", EVERY, re.MULTILINE)
         if printed or "(page: " not in code:
             text = text.replace(code, "")
-    text = re.sub(r"\[\(\d+\.\d+\)\]|\bexercise \d+\.\d+", "", text)
+    text = re.sub(r"\[\(\d+\.\d+\)\]|\bexercise \d+\.\d+|\]\(https:[^)]*\)", "", text)
     return re.findall(r"\d+\.\d+", SECTIONS.sub("", text))
 
 
@@ -225,6 +226,13 @@ def test_the_code_of_the_page_on_your_own_vae_runs(monkeypatch: pytest.MonkeyPat
     assert len(python_blocks(text)) == text.count("\n```python\n")
     missing = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
     assert run_page(text, "own_vae.md") == len(missing)
+
+
+def test_the_code_of_the_page_on_other_priors_runs() -> None:
+    torch.set_num_threads(1)
+    text = read("other_priors.md")
+    assert len(python_blocks(text)) == text.count("\n```python\n")
+    run_page(text, "other_priors.md")
 
 
 def test_the_code_of_the_page_on_your_own_data_runs(
