@@ -1,4 +1,16 @@
-"""Models in two stages: encoder and decoder first, and then the prior of their codes."""
+"""Models in two stages: encoder and decoder first, and then the prior of their codes.
+
+Example:
+    >>> from flowvae_tutorial import build, fit
+    >>> from flowvae_tutorial.data import load
+    >>> data = load("rings")
+    >>> first = build("gaussian", data)
+    >>> history = fit(first, data, epochs=1)
+    >>> vae = build("two-stage-flow-matching-prior", data, first=first)
+    >>> history = fit(vae, data, epochs=1)  # of the prior alone
+    >>> vae.posterior is first.posterior
+    True
+"""
 
 from torch import Tensor
 

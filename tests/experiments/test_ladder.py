@@ -111,6 +111,7 @@ def test_a_given_rung_is_not_climbed_from_and_takes_the_control_of_later_neighbo
 # By the names of records: why the number of epochs is not the one that both neighbours speak for.
 UNCONTROLLED = {
     "digits-gaussian-beta*": "a sweep over β, every weight at the epochs that serve β = 1",
+    "digits-two-stage-flow-matching-prior-beta*": "as the sweep over β of its first stage",
     "digits-vampprior-k200-*": "a sweep over K, at the epochs that serve its other sizes",
     "digits-two-stage-flow-prior-*": "the epochs of its first stage; the shorter rung is not run",
     "digits-flow-posterior-*": "the epochs of its neighbours in the table, whose rungs are run",
