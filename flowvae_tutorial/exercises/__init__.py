@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .hints import BITS, about_error, about_nothing, about_shape
 
@@ -102,12 +103,17 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
         Hint: nothing is written yet, the function fails, or what it returns has another shape.
     """
     copies = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
+    # Some hints rest on what torch refuses, and importing zuko switches its checks off.
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
     try:
         value = answer(*copies)
     except Hint:  # of what the function was given
         raise
     except Exception as error:  # whatever a reader's first try raises
         raise Unnamed(about_error(error, answer)) from error
+    finally:
+        Distribution.set_default_validate_args(checks)
     if value is None or value is Ellipsis:
         raise Hint(about_nothing(answer))
     if isinstance(value, float) and shape == ():

@@ -1769,6 +1769,19 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
 SEEDS = range(3)
 
 
+def test_hints_do_not_depend_on_the_checks_that_zuko_switches_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        chapter01.check_gaussian_kl(lambda m, s: Normal(m, s - 100).mean)
+        assert not Distribution._validate_args
+    finally:
+        Distribution.set_default_validate_args(checks)
+    assert "torch refuses your scale" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("check", "answer"), RIGHT)
 def test_a_right_answer_in_another_form_is_correct(
