@@ -17,8 +17,7 @@ from torch import Tensor
 from .flow_matching import FlowMatchingPrior
 from .vae import VAE
 
-# Noise, times and codes for one picture and step. They cost little beside the encoder, and the
-# regression is noisy: with one, a third of the gain is seen.
+# Noise, times and codes for one picture and step: they cost little, and the regression is noisy.
 DRAWS = 32
 
 

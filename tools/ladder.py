@@ -164,7 +164,9 @@ def main(arguments: list[str]) -> None:
         budget = {"tolerance": TOLERANCE, "validation": {str(k): v for k, v in rungs.items()}}
         for seed in range(SEEDS[data.name]):
             path = folder / f"{files.run_name(model, data.name, beta, seed)}.json"
-            if path.exists() and "budget_control" in (record := files.read(RUNS, path)):
+            record = files.read(RUNS, path) if path.exists() else {}
+            # A run at another rung has another control, and is not the one that was chosen.
+            if "budget_control" in record and record["settings"]["epochs"] == epochs:
                 if record["budget_control"] != budget:
                     files.write(RUNS, record | {"budget_control": budget}, folder)
                 continue

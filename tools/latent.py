@@ -52,7 +52,7 @@ def euler(prior: FlowMatchingPrior, u: Tensor, steps: int) -> Tensor:
 
 
 def quality(x: Tensor, data: Data, classifier: Classifier) -> files.Record:
-    """Energy distance between pixels; precision and recall, as in section 6.7, of as many."""
+    """Energy distance between pixels; precision and recall, as in section 6.6, of as many."""
     features = [classifier.features(pictures) for pictures in (x[: len(data.test)], data.test)]
     precision, recall = precision_and_recall(*features)
     apart = energy_distance(x, data.test)

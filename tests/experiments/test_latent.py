@@ -14,6 +14,7 @@ from flowvae_tutorial.data import load
 from flowvae_tutorial.experiments.record_files import Record, find
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.experiments.refinement_records import fit_classifier
+from flowvae_tutorial.experiments.tables import Interval, group, paired_interval
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 FOUND = list(find(latent.KIND, RESULTS / "latent").values())
@@ -59,6 +60,24 @@ def test_what_chapter_8_says_is_in_the_records() -> None:
     falls = [steps[n] / steps[2 * n] for n in latent.STEPS[:-1]]
     assert falls == sorted(falls, reverse=True) and falls[-1] > 1
     assert full["matching"] < steps[64] < 1.3 * full["matching"]
+
+
+def test_the_intervals_that_chapter_8_quotes_are_those_of_the_records() -> None:
+    runs = group(run for run in RUNS if run["beta"] == 1)
+    [text] = [path.read_text(encoding="utf-8") for path in RESULTS.parent.glob("08_*.ipynb")]
+    ours = runs[f"digits-{latent.MODEL}"]
+    for other in ("gaussian", "two-stage-flow-prior"):
+        assert said(paired_interval(runs[f"digits-{other}"], ours)) in text
+    for other in ("mixture-k1", "flow-prior", "vampprior"):
+        assert said(paired_interval(ours, runs[f"digits-{other}"])) in text
+    refit = statistics.mean(run["prior_gap"] for run in runs["digits-gaussian"])
+    assert f"is {refit:.1f} nats for these VAEs" in text
+    prior = [runs[f"digits-{m}"][0]["parameters"] for m in ("two-stage-flow-prior", "gaussian")]
+    assert round((prior[0] - prior[1]) / (ours[0]["parameters"] - prior[1])) == 5
+
+
+def said(interval: Interval) -> str:
+    return str(interval).replace("-", "−")
 
 
 def test_plain_steps_lead_to_where_the_flow_does() -> None:
