@@ -106,6 +106,16 @@ def test_a_given_rung_is_not_climbed_from_and_takes_the_control_of_later_neighbo
         ladder.main(["digits", "gaussian=7"])
 
 
+def test_a_run_of_another_rung_is_replaced_and_does_not_get_the_chosen_one_s_control(
+    tmp_path: Path, commanded: Callable[[], None]
+) -> None:
+    for given in ("gaussian=2", "gaussian=3"):
+        ladder.main(["digits", given])
+    for run in read_records(tmp_path / "results"):
+        assert run["settings"]["epochs"] == 3
+        assert set(run["budget_control"]["validation"]) == {"2", "3"}
+
+
 # --- the book's records ------------------------------------------------------------------------
 
 # By the names of records: why the number of epochs is not the one that both neighbours speak for.
