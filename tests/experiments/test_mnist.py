@@ -1,0 +1,87 @@
+"""The long runs of MNIST, tried dry: a few pictures, an epoch or two, the CPU in a GPU's place."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mnist
+from flowvae_tutorial import build
+from flowvae_tutorial.data import Data, outline
+from flowvae_tutorial.experiments import record_files as files
+from flowvae_tutorial.experiments import records
+from flowvae_tutorial.experiments.records import RUNS, read_records
+
+
+def few(name: str) -> Data:
+    torch.manual_seed(0)
+    # As many as a VampPrior asks for.
+    pictures = torch.rand(600, 784)
+    first = pictures[:4].round()
+    return replace(
+        outline(name), train=pictures, validation=first, test=first, batch=torch.bernoulli
+    )
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnist, "load", few)
+    monkeypatch.setattr(mnist, "EPOCHS", 2)
+    monkeypatch.setattr(mnist, "SAMPLES", 3)
+    monkeypatch.setattr(records, "GAP_IMAGES", 10)
+    monkeypatch.setattr(files, "book_results", lambda: tmp_path / "results")
+    monkeypatch.setattr(files, "current_commit", lambda: "abc1234")
+
+
+def test_each_model_and_seed_leaves_a_record_and_the_weights_of_its_best_epoch(
+    tmp_path: Path,
+) -> None:
+    mnist.main(["dynamic-mnist", "gaussian", "vampprior", "--seeds", "2"])
+    written = read_records(tmp_path / "results" / "mnist")
+    assert sorted((r["model"], r["seed"]) for r in written) == [
+        ("gaussian", 0), ("gaussian", 1), ("vampprior", 0), ("vampprior", 1),
+    ]  # fmt: skip
+    for record in written:
+        name = RUNS.name(record)
+        assert record["settings"]["batch_size"] == mnist.OWN[record["model"]]["batch_size"]
+        assert record["settings"]["epochs"] == record["epochs"] == 2
+        assert (record["num_samples"], record["num_test"]) == (3, 4)
+        vae = build(record["model"], few("dynamic-mnist"))
+        vae.load_state_dict(load_file(f"runs/mnist/{name}.safetensors"))
+        torch.manual_seed(0)
+        bound = vae.elbo(few("dynamic-mnist").test, num_samples=100).value.mean()
+        assert bound.item() == pytest.approx(record["elbo"], abs=2)
+
+
+def test_a_run_on_record_is_not_done_again_and_a_stopped_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    make_record: Callable[..., files.Record] = mnist.make_record
+    monkeypatch.setattr(mnist, "make_record", stop)
+    with pytest.raises(KeyboardInterrupt):
+        mnist.main(["static-mnist", "hvae"])
+    assert not (tmp_path / "results").exists()
+    monkeypatch.setattr(mnist, "make_record", make_record)
+    checkpoint = tmp_path / "runs" / "mnist" / "static-mnist-hvae-seed0.pt"
+    trained = checkpoint.read_bytes()
+    mnist.main(["static-mnist", "hvae"])
+    assert checkpoint.read_bytes() == trained, "no epoch was left to do"
+    [path] = (tmp_path / "results" / "mnist").iterdir()
+    written = path.stat().st_mtime_ns
+    checkpoint.unlink()
+    mnist.main(["static-mnist", "hvae"])
+    assert path.stat().st_mtime_ns == written
+    assert not checkpoint.exists()
+
+
+def test_other_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        mnist.main(["digits", "gaussian"])
+    assert "dynamic-mnist" in capsys.readouterr().err
