@@ -56,6 +56,8 @@ def execute(*paths: str) -> None:
             kernel_name="python3",
             timeout=600,
             resources={"metadata": {"path": str(path.parent)}},
+            # Twice the pixels, for screens that have them.
+            extra_arguments=["--InlineBackend.figure_formats={'retina'}"],
             record_timing=False,
             store_widget_state=False,
             coalesce_streams=True,
@@ -69,6 +71,8 @@ def execute(*paths: str) -> None:
             # A widget of a kernel that is gone: a reader would see an error in place of the still.
             for output in cell.get("outputs", []):
                 output.get("data", {}).pop(WIDGET, None)
+                # On a narrow page the width gives way, and a height that is given would not.
+                output.get("metadata", {}).get("image/png", {}).pop("height", None)
             # A figure that another page shows as well, such as the README.
             if "picture" in cell.metadata:
                 (path.parent / cell.metadata["picture"]).write_bytes(picture(cell))

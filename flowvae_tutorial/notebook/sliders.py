@@ -49,6 +49,7 @@ def frame_slider(frames: Mapping[Any, Figure], label: str, alt: str, start: int 
     style = "max-width:100%;height:auto;background:#fff;display"
     pictures = "".join(
         f'<img src="data:image/png;base64,{_png(figure)}" alt="{html.escape(alt)} {name}" '
+        f'width="{80 * figure.get_figwidth():.0f}" '
         f'style="{style}:{"block" if i == start else "none"}">'
         for i, (name, figure) in enumerate(zip(names, frames.values(), strict=True))
     )
@@ -71,6 +72,7 @@ def frame_slider(frames: Mapping[Any, Figure], label: str, alt: str, start: int 
 
 def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, facecolor="white")
+    # Twice the pixels that its width on the page asks for, for screens that have them.
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()
