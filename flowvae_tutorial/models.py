@@ -6,14 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from . import networks
 from .arguments import plain_sizes, text, widths
 from .data import Data
 from .errors import InputError
 from .flow_matching import FlowMatchingPrior
 from .flows import CouplingFlow
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
-from .networks import GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
+from .networks import LOG_SCALE_BOUNDS, GatedLinear, Layer, OnParts, TwoInputs, dense, mlp
 from .posteriors import FlowPosterior, GaussianPosterior, HierarchicalPosterior
 from .priors import (
     GaussianMixture,
@@ -63,11 +62,6 @@ def training_settings(data: Data) -> dict[str, Any]:
     return both | dict(epochs=200, batch_size=64, lr=2e-3, patience=200)
 
 
-def scale_bounds(data: Data) -> tuple[float, float]:
-    """The bounds of log σ in a posterior; none for 28 by 28 images, whose weights were made so."""
-    return networks.UNBOUNDED if data.image_shape == (28, 28) else networks.LOG_SCALE_BOUNDS
-
-
 def hidden_layer(data: Data) -> Layer:
     """Gated layers for 28 by 28 images, as in the paper, and plain ones for small data."""
     return GatedLinear if data.image_shape == (28, 28) else dense
@@ -76,7 +70,7 @@ def hidden_layer(data: Data) -> Layer:
 def gaussian_posterior(data: Data, sizes: Sizes) -> GaussianPosterior:
     """q(z | x), a diagonal Gaussian."""
     net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
-    return GaussianPosterior(net, scale_bounds(data))
+    return GaussianPosterior(net, LOG_SCALE_BOUNDS)
 
 
 def likelihood(
@@ -118,7 +112,7 @@ def _matching(data: Data, sizes: Sizes, posterior: nn.Module) -> FlowMatchingPri
 def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
     """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
     net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
-    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent), scale_bounds(data))
+    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent), LOG_SCALE_BOUNDS)
 
 
 def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
@@ -131,7 +125,7 @@ def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoIn
 def hierarchical_posterior(data: Data, sizes: Sizes) -> HierarchicalPosterior:
     """q(z₂ | x) q(z₁ | x, z₂), both levels of the same size."""
     net = two_inputs(data, sizes, data.features, 2 * sizes.latent)
-    below = GaussianPosterior(net, scale_bounds(data))
+    below = GaussianPosterior(net, LOG_SCALE_BOUNDS)
     return HierarchicalPosterior(gaussian_posterior(data, sizes), below)
 
 
@@ -245,6 +239,7 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     model, named = resolve(name, data)
     sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
-    ends = None if scale_bounds(data) == networks.UNBOUNDED else [*scale_bounds(data)]
-    vae.built_from = dict(model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=ends)
+    vae.built_from = dict(
+        model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=[*LOG_SCALE_BOUNDS]
+    )
     return vae

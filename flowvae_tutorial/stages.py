@@ -37,5 +37,7 @@ def on_first_stage(vae: VAE, first: VAE) -> VAE:
     held = first.posterior.requires_grad_(False), first.likelihood.requires_grad_(False)
     kind = MatchedVAE if isinstance(vae.prior, FlowMatchingPrior) else VAE
     both = kind(vae.prior.to(next(first.parameters()).device), *held)
-    both.built_from = vae.built_from
+    if vae.built_from is not None:
+        ends = (first.built_from or vae.built_from)["log_scale_bounds"]
+        both.built_from = vae.built_from | {"log_scale_bounds": ends}
     return both

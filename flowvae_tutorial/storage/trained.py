@@ -25,6 +25,7 @@ from ..data import DATA_SETS, Data, blank, outline
 from ..errors import InputError
 from ..history import History
 from ..models import FIRST_STAGE, Sizes, assemble, resolve
+from ..networks import UNBOUNDED
 from ..stages import on_first_stage
 from ..vae import VAE
 from .checkpoints import (
@@ -164,7 +165,9 @@ def load_trained(path: Path | str) -> Trained:
             first = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
             raise InputError(f"{first!r} is of another size or kind, too much or missing")
         had = (built_from or {}).get("log_scale_bounds")
-        if (bounds := (vae.built_from or {})["log_scale_bounds"]) != had:
+        if had is None:
+            vae = unbounded(vae)
+        elif had != (bounds := (vae.built_from or {})["log_scale_bounds"]):
             raise InputError(f"the bounds of log σ were {had} and are {bounds}, train again")
         vae.load_state_dict(state)
         if model.partition("-k")[0] in FIRST_STAGE:
@@ -219,6 +222,15 @@ def _build_again(model: str, data: str, built_from: dict[str, Any] | None, numbe
     if (least := least_numbers(model, sizes, features)) > numbers:
         raise InputError(f"it has at least {least} numbers, and the file {numbers}")
     return assemble(model, blank(**of["data"]) if built_from else form, sizes)
+
+
+def unbounded(vae: VAE) -> VAE:
+    """The same model without bounds of log σ, as its weights want it if they are from before."""
+    for part in vae.posterior.modules():
+        if "log_scale_bounds" in vars(part):
+            vars(part)["log_scale_bounds"] = UNBOUNDED
+    vae.built_from = (vae.built_from or {}) | {"log_scale_bounds": None}
+    return vae
 
 
 def least_numbers(model: str, sizes: Sizes, features: int) -> int:
