@@ -20,6 +20,8 @@ from ..vae import VAE
 SAMPLES = 400
 # A first move, so that the still picture shows what a move does.
 FIRST_MOVE = 1.5
+# Of the figure, in pixels of the page.
+WIDTH = 700
 
 
 class LatentPanel:
@@ -116,10 +118,12 @@ class LatentPanel:
     def _redraw(self, _: object = None) -> None:
         buffer = io.BytesIO()
         figure, text = self._draw()
-        figure.savefig(buffer, format="png", dpi=100, facecolor="white")
+        # Twice the pixels that the page is told of, for screens that have them.
+        figure.savefig(buffer, format="png", dpi=200, facecolor="white")
         self._png = base64.b64encode(buffer.getvalue()).decode()
         self._shown.value = (
             f'<img src="data:image/png;base64,{self._png}" alt="{html.escape(text)}" '
+            f'width="{WIDTH}" '
             'style="max-width:100%;height:auto;background:#fff">'
         )
 
@@ -140,17 +144,17 @@ class LatentPanel:
             "log q(z | x)": self.vae.posterior(x).log_prob(z),
         }
 
-        figure = Figure(figsize=(7, 3.6))
+        figure = Figure(figsize=(WIDTH / 100, 3.6))
         left = figure.add_axes((0.095, 0.15, 0.36, 0.72))
         clouds = {
-            "p(z)": (self._prior_samples, COLOURS[9]),
-            "q(z | x)": (self._posterior_samples[:, n], COLOURS[0]),
+            "p(z)": (self._prior_samples, COLOURS[0]),
+            "q(z | x)": (self._posterior_samples[:, n], COLOURS[3]),
         }
         for name, (samples, colour) in clouds.items():
             left.plot(*samples[:, across].cpu().T, ".", color=colour, markersize=3, label=name)
         way = torch.stack([mean, moved])[:, across].cpu()
         left.plot(*way.T, "-", color="black", linewidth=1)
-        left.plot(*way[1], "D", color=COLOURS[3], markeredgecolor="black", label="moved z")
+        left.plot(*way[1], "D", color=COLOURS[1], markeredgecolor="black", label="moved z")
         limits = [self._limits(d, moved[d]) for d in across]
         left.set(xlim=limits[0], ylim=limits[1])
         left.set(xlabel=self._names[across[0]], ylabel=self._names[across[1]])
@@ -187,14 +191,15 @@ class LatentPanel:
         margin = 0.05 * (high - low)
         return float(low - margin), float(high + margin)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         # Where no kernel answers, a page or GitHub falls back on the picture.
         view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
-        return {
+        data = {
             "text/plain": "a panel to move a latent with, and its figure",
             "image/png": self._png,
             "application/vnd.jupyter.widget-view+json": view,
         }
+        return data, {"image/png": {"width": WIDTH}}
 
 
 def _unit_names(prior: Distribution) -> list[str]:

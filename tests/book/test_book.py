@@ -245,6 +245,30 @@ def alt_problems(chapter: Chapter) -> list[str]:
     ]
 
 
+def sizes(chapter: Chapter) -> Iterable[tuple[str, int, dict[str, object]]]:
+    """The pixels of every picture from side to side, and what the page is told of its size."""
+    for name, output in chapter.outputs():
+        data = data_of(output)
+        if "image/png" in data:
+            yield name, pixels(data["image/png"]), output.metadata.get("image/png", {})
+        for image in BeautifulSoup(data.get("text/html", ""), "html.parser").find_all("img"):
+            told = {key: image[key] for key in ("width", "height") if key in image.attrs}
+            yield name, pixels(str(image["src"]).partition(",")[2]), told
+
+
+def pixels(png: str) -> int:
+    return int.from_bytes(base64.b64decode(png)[16:20], "big")
+
+
+def size_problems(chapter: Chapter) -> list[str]:
+    """Two pixels a place for screens that show them; a height would not give way on a phone."""
+    return [
+        f"{name}: a picture of {across} pixels is to be {told}"
+        for name, across, told in sizes(chapter)
+        if set(told) != {"width"} or abs(across - 2 * int(str(told["width"]))) > 1
+    ]
+
+
 # What a reader sees of the code.
 
 
@@ -431,6 +455,7 @@ CHECKS: list[Check] = [
     decimal_problems,
     expect_problems,
     alt_problems,
+    size_problems,
     open_code_problems,
     title_problems,
     colab_problems,
@@ -484,7 +509,8 @@ def test_outputs_are_compared_but_for_the_bytes_of_pictures() -> None:
 
 # Each check refuses what it should.
 
-PIXEL = "iVBORw0KGgo="
+# The beginning of a picture, two pixels wide.
+PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\2\0\0\0\1").decode()
 INSTALL = (
     "from importlib.util import find_spec\n\n"
     'if not find_spec("flowvae_tutorial"):\n    %pip install -q "flowvae-tutorial"'
@@ -499,7 +525,8 @@ OPENING = (
 def figure(alt: str, html: str = "") -> NotebookNode:
     data = {"text/plain": "<Figure size 800x300 with 2 Axes>", "image/png": PIXEL}
     metadata = {"mystnb": {"image": {"alt": alt}}}
-    return new_code_cell("plot()", outputs=[new_output("display_data", data)], metadata=metadata)
+    output = new_output("display_data", data, metadata={"image/png": {"width": 1}})
+    return new_code_cell("plot()", outputs=[output], metadata=metadata)
 
 
 def stream(text: str, name: str = "stdout") -> NotebookNode:
@@ -509,7 +536,8 @@ def stream(text: str, name: str = "stdout") -> NotebookNode:
 def sound_chapter() -> Chapter:
     """A chapter that every check accepts, with something in it for each to look at."""
     slider = (
-        f'<input style="width:24.5rem"><img alt="frame 0.1" src="data:image/png;base64,{PIXEL}">'
+        '<input style="width:24.5rem">'
+        f'<img alt="frame 0.1" width="1" src="data:image/png;base64,{PIXEL}">'
     )
     html = {"text/html": slider, "text/plain": "<IPython.core.display.HTML object>"}
     cells = [
@@ -592,6 +620,10 @@ def rewrite(old: str, new: str) -> Callable[[Chapter], None]:
     return change
 
 
+def put_size(**told: int) -> Callable[[Chapter], None]:
+    return lambda chapter: chapter.code[4].outputs[0].metadata.update({"image/png": told})
+
+
 def put_metadata(**metadata: object) -> Callable[[Chapter], None]:
     return lambda chapter: chapter.notebook.metadata.update(metadata)
 
@@ -600,6 +632,7 @@ def result(**data: str) -> NotebookNode:
     return new_output("execute_result", {k.replace("_", "/"): v for k, v in data.items()})
 
 
+FRAME = f'<img alt="a" src="data:image/png;base64,{PIXEL}">'
 REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (execution_problems, strip_execution_count),
     (execution_problems, swap_execution_counts),
@@ -629,6 +662,10 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (alt_problems, put_alt("frame 0.1")),
     (alt_problems, lambda c: c.code[4].outputs.append(c.code[4].outputs[0])),
     (alt_problems, put_output(result(text_html='<img src="data:image/png;base64,AAAA">'))),
+    (size_problems, put_size()),
+    (size_problems, put_size(width=2)),
+    (size_problems, put_size(width=1, height=1)),
+    (size_problems, lambda c: c.code[5].outputs[0].data.update({"text/html": FRAME})),
     (open_code_problems, put_source("axes[0].plot(x)\n" * 5)),
     (open_code_problems, put_source("plots.plot_rows(\n    a,\n    b,\n    c,\n)")),
     (open_code_problems, put_output(result(text_markdown="| a |"))),

@@ -270,7 +270,9 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
 
 def test_a_cell_shows_controls_and_a_still_for_where_there_is_no_kernel() -> None:
     panel = LatentPanel(simple(), torch.rand(3, 6), (2, 3))
-    data, _ = DisplayFormatter().format(panel)
+    data, told = DisplayFormatter().format(panel)
+    assert told == {"image/png": {"width": 700}}
+    assert int.from_bytes(picture(panel)[16:20], "big") == 1400
     assert set(data) == {"text/plain", "image/png", WIDGET}
     assert data[WIDGET]["model_id"] == panel._box.model_id
     assert base64.b64decode(data["image/png"]) == picture(panel)

@@ -113,6 +113,14 @@ def test_a_slider_is_one_range_over_a_picture_for_each_frame() -> None:
         assert base64.b64decode(content, validate=True).startswith(b"\x89PNG")
 
 
+def test_a_frame_has_twice_the_pixels_of_its_place() -> None:
+    drawn = {"a": plt.subplots(figsize=(3, 1))[0]}
+    [image] = Tags(str(frame_slider(drawn, "β", "digits at").data)).of("img")
+    png = base64.b64decode(image["src"].partition(",")[2])
+    assert int(image["width"]) == 240
+    assert int.from_bytes(png[16:20], "big") == 480
+
+
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_only_the_starting_frame_is_displayed(start: int) -> None:
     tags = Tags(page(start))
