@@ -70,8 +70,8 @@ wheel: $(READY)  ## build the package's wheel into dist/
 student: wheel  ## pack chapters without solutions (CHAPTERS="1 2" for some, KEEP_OUTPUTS=1 with results)
 	@$(BIN)/python tools/classroom.py student $(if $(KEEP_OUTPUTS),--keep-outputs) --chapters $(CHAPTERS)
 
-instructor: $(READY)  ## pack the chapters, the course and its times into dist/instructor.zip
-	@$(BIN)/python tools/classroom.py instructor
+instructor: $(READY)  ## pack the chapters and the course into dist/instructor.zip (SEED=7 for more questions)
+	@$(BIN)/python tools/classroom.py instructor $(if $(SEED),--seed $(SEED))
 
 nbgrader: $(READY)  ## write assignments into dist/nbgrader/ (CHAPTERS="1 2" for some, SEED=7 for hidden tests)
 	@$(BIN)/python tools/marks.py $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
