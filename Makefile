@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve test test-oldest test-nbgrader colab lint format notebooks bench wheel student instructor \
-	nbgrader slides repository release clean
+	nbgrader decks decks-pdf repository release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,14 +70,17 @@ wheel: $(READY)  ## build the package's wheel into dist/
 student: wheel  ## pack chapters without solutions (CHAPTERS="1 2" for some, KEEP_OUTPUTS=1 with results)
 	@$(BIN)/python tools/classroom.py student $(if $(KEEP_OUTPUTS),--keep-outputs) --chapters $(CHAPTERS)
 
-instructor: $(READY)  ## pack the chapters, the course and its times into dist/instructor.zip
-	@$(BIN)/python tools/classroom.py instructor
+instructor: $(READY)  ## pack the chapters and the course into dist/instructor.zip (SEED=7 for more questions)
+	@$(BIN)/python tools/classroom.py instructor $(if $(SEED),--seed $(SEED))
 
 nbgrader: $(READY)  ## write assignments into dist/nbgrader/ (CHAPTERS="1 2" for some, SEED=7 for hidden tests)
 	@$(BIN)/python tools/marks.py $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
 
-slides: $(READY)  ## make a deck of slides of every chapter in _build/slides/
+decks: $(READY)  ## make a deck of slides of every session in dist/decks/
 	@$(BIN)/python tools/slides.py
+
+decks-pdf: $(READY)  ## print the decks as PDF, with Chromium
+	@$(BIN)/python tools/slides.py --pdf
 
 # The address reaches the script as it was typed: neither make nor the shell runs what is in it.
 unexport URL
@@ -89,8 +92,8 @@ release: wheel  ## check that version, changelog, citation, chapters, wheel and 
 	@$(BIN)/python -m twine --no-color check --strict dist/*.whl
 	@$(BIN)/python tools/release.py $(if $(TAG),"$(TAG)")
 
-clean:  ## remove what was built; .venv stays
-	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove what was built; .venv stays, and so does dist/, what was packed for a course
+	rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # -qq: pip's warnings are long and ask for nothing; errors still show.
 $(READY): requirements.txt pyproject.toml

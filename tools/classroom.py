@@ -219,12 +219,17 @@ def student(numbers: list[str], keep_outputs: bool = False) -> Files:
     return pack(notebooks, pages | {"README.md": STUDENT.format(**package())})
 
 
-def instructor() -> Files:
-    """Name and content of each file in an instructor's pack."""
+def instructor(seed: int | None = None) -> Files:
+    """Name and content of each file in an instructor's pack; a seed adds questions of its own."""
     notebooks = chapters()
     course = [f"course/{path.name}" for path in sorted((BOOK / "course").glob("*.md"))]
     pages = {name: (BOOK / name).read_text(encoding="utf-8") for name in [*PAGES, *course]}
     about = " How to teach with them is told in `course/`." if course else ""
+    if seed is not None:
+        import variants  # it computes its answers with torch, which no other pack waits for
+
+        pages |= {f"questions/{name}": text for name, text in variants.pages(seed).items()}
+        about += f" In `questions/` are questions that are on no page, for the seed {seed}."
     readme = INSTRUCTOR.format(course=about, times=table(notebooks))
     return pack(notebooks, pages | {"README.md": readme})
 
@@ -253,11 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", choices=["student", "instructor"])
     parser.add_argument("--chapters", nargs="*", default=[], help="numbers; all without it")
+    parser.add_argument("--seed", type=int, help="of questions that are on no page: keep it to you")
     parser.add_argument("--keep-outputs", action="store_true", help="results stay to be seen")
     options = parser.parse_args()
     dist = Path("dist")
     if options.who == "instructor":
-        write(dist / "instructor.zip", instructor())
+        write(dist / "instructor.zip", instructor(options.seed))
         return
     files = student(options.chapters, options.keep_outputs)
     wheel = dist / package()["wheel"]

@@ -1,204 +1,233 @@
-"""Makes a deck of slides of every chapter, to point at while the class has the text.
+"""Makes a deck of slides of every session of the syllabus, from cells that its chapter tags for it.
 
-Each heading makes a slide with the sentences that open its section, the first equation with a
-number, a drawing and the first figure; what does not fit follows on another. So do a table and a
-cell of code that are short. A deck is one HTML file, which fetches nothing.
+With the tag `slide` a cell begins a slide, with `fragment` it adds a step to it, with `notes` it is
+read by the speaker. With `slide` and `fragment` its lines, rows, items or what it prints come in
+steps. `output` leaves out the code. Behind a cell with `ask-Q1.3` or `ask-1.1` that question or
+exercise is put, and one with `session-4` is in that session's deck too. A deck is one HTML file,
+which fetches nothing.
 """
 
+import argparse
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from html import escape
 from importlib.metadata import distribution
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from pygments.formatters import HtmlFormatter
 
 from book import MATHJAX, ROOT
-from classroom import chapters
-from slide_blocks import ROOM, Block, blocks, bullets, inline
+from classroom import chapters, for_student, tags
+from live_figures import SCRIPTS
+from slide_parts import (
+    CAPTION,
+    Part,
+    code_block,
+    code_pages,
+    headings,
+    in_halves,
+    in_steps,
+    inline,
+    markdown,
+    render,
+    shown,
+)
+from syllabus import Session, questions, sessions
 
 # sphinx-revealjs is installed for the reveal.js that it carries.
 REVEAL = "sphinx_revealjs/_static/revealjs/dist"
 TEMPLATE = Path(__file__).with_suffix(".html")
-
-# The text of a slide; an exercise is not cut short as soon.
-WORDS, EXERCISE_WORDS = 60, 100
-LETTERS_OF_A_LINE, LETTERS_OF_A_TITLE = 66, 46
-# A figure that is not much wider than high stands beside the text.
-BESIDE = 1.35
-NOTHING = Block("omitted", "")
-SENTENCE_END = re.compile(r"[.?!][*”\")]*\s+(?=[“*_`\[($A-Z])")
+# As many lines of print may stand beside a picture.
+FEW_LINES = 6
+LIVE = ROOT / "book" / "live"
+DECKS = ROOT / "dist" / "decks"
 
 
-class Section(NamedTuple):
-    heading: Block
-    blocks: list[Block]
+class Slide(NamedTuple):
+    title: str
+    section: str
+    """The number of its section, by which the syllabus calls it; empty if it has none."""
+    parts: list[Part]
+    notes: list[str]
 
-    def all(self, kind: str) -> list[Block]:
-        return [block for block in self.blocks if block.kind == kind]
-
-
-def sections(notebook: NotebookNode) -> list[Section]:
-    found: list[Section] = []
-    for block in blocks(notebook):
-        if block.kind in ("title", "heading", "subheading"):
-            found.append(Section(block, []))
-        elif block.kind == "caption":
-            picture = found[-1].blocks.pop()
-            html = picture.html.replace("</figure>", f"{block.html}</figure>")
-            found[-1].blocks.append(picture._replace(html=html))
-        else:
-            found[-1].blocks.append(block)
-    return [section for section in found if section.heading.html != "References"]
-
-
-def words(text: str) -> int:
-    return len(re.sub(r"\$[^$]*\$", "formula", text).split())
+    def html(self) -> str:
+        # Print does not break its lines, so it needs the whole width.
+        text = [part for part in self.parts if not part.beside]
+        beside = len(self.parts) == len(text) + 1 > 1 and not any("<pre" in t.html for t in text)
+        parts = [
+            f'<div class="part{" picture" if part.beside else ""}">{part.html}</div>'
+            for part in self.parts
+        ]
+        notes = "".join([*self.notes, *(part.notes for part in self.parts)])
+        return (
+            f'<section data-section="{self.section}"><div class="page"><h2>{self.title}</h2>'
+            f'<div class="body{" beside" if beside else ""}">{"".join(parts)}</div></div>'
+            f'<aside class="notes">{notes}</aside></section>'
+        )
 
 
-def sentences(text: str) -> list[str]:
-    """Cuts a text at its full stops, but not inside a formula, code, bold type or brackets."""
-    found, start = [], 0
-    for end in [match.end() for match in SENTENCE_END.finditer(text)]:
-        sentence = text[start:end]
-        pairs = all(sentence.count(mark) % 2 == 0 for mark in ("$", "`", "**"))
-        if pairs and sentence.count("(") == sentence.count(")"):
-            found.append(sentence.strip())
-            start = end
-    return [*found, text[start:]]
+def stepped(part: Part) -> Part:
+    return part._replace(html=f'<div class="fragment">{part.html}</div>')
 
 
-def opening(text: str, limit: int) -> str:
-    """As many of the first sentences as the words allow, and one at least."""
-    taken, *rest = sentences(text)
-    for sentence in rest:
-        if words(f"{taken} {sentence}") > limit:
+def parts_of(cell: NotebookNode, number: str) -> list[Part]:
+    """What a cell shows, in order; more than one of code or of pictures begins another slide."""
+    by_step = {"slide", "fragment"} <= set(tags(cell))
+    if cell.cell_type == "markdown":
+        found = in_halves(markdown(cell.source))
+        return [each._replace(html=in_steps(each.html)) if by_step else each for each in found]
+    results = list(shown(cell, number))
+    lines = by_step and not results
+    code = code_pages(cell)
+    found = [Part(code_block(page, lines), turn=page is not code[0]) for page in code]
+    return found + [stepped(part) if by_step and found else part for part in results]
+
+
+def asked(what: str, notebook: NotebookNode) -> Slide:
+    """The slide of a question of the bank, or of an exercise of the chapter."""
+    if what.startswith("Q"):
+        question = questions()[what]
+        title = inline(f"{what} ({question.kind}): {question.title}")
+        return Slide(title, "", [markdown(question.text)], [render(question.answer)])
+    cells = exercise(notebook, what)
+    [(_, title)] = headings(cells[0].source)
+    parts = [
+        markdown(cell.source)
+        if cell.cell_type == "markdown"
+        else Part(code_block(cell.source, False))
+        for cell in cells
+        if cell.cell_type == "markdown" or "exercise" in tags(cell)
+    ]
+    return Slide(inline(title), "", parts, [])
+
+
+def exercise(notebook: NotebookNode, number: str) -> list[NotebookNode]:
+    """The cells of an exercise, from its heading on."""
+    found: list[NotebookNode] = []
+    for cell in notebook.cells:
+        named = headings(cell.source) if cell.cell_type == "markdown" else []
+        if any(words.startswith(f"Exercise {number} ") for _, words in named):
+            start = cell.source.index(f"### Exercise {number} ")
+            found = [new_markdown_cell(cell.source[start:])]
+        elif found and named:
             break
-        taken = f"{taken} {sentence}"
-    return taken
-
-
-def paragraph(text: str) -> Block:
-    return Block("text", f"<p>{inline(text)}</p>", text, len(text) / LETTERS_OF_A_LINE + 1)
-
-
-def listed(items: list[str]) -> Block:
-    lines = sum(len(item) // LETTERS_OF_A_LINE + 1.3 for item in items)
-    return Block("list", bullets(items), items, lines)
-
-
-def list_pages(items: list[str]) -> list[Block]:
-    """The list that opens a section, on as many slides as it takes."""
-    found: list[list[str]] = [[]]
-    for item in (opening(item, WORDS // 3) for item in items):
-        if found[-1] and words(" ".join([*found[-1], item])) > WORDS:
-            found.append([])
-        found[-1].append(item)
-    return [listed(page) for page in found]
-
-
-def text_of(section: Section) -> list[Block]:
-    """The sentences that open a section, with its equation where it stands among them."""
-    equations = section.all("equation")
-    equation = next((e for e in equations if r"\tag" in e.source), (*equations, None)[0])
-    asked = []
-    if section.heading.html == "The question":
-        said = [sentence for block in section.all("text") for sentence in sentences(block.source)]
-        asked = [sentence for sentence in said if sentence.endswith("?")]
-    limit = EXERCISE_WORDS if section.heading.html.startswith("Exercise ") else WORDS
-    taken, left = [], limit - words(" ".join(asked))
-    for block in section.blocks:
-        if block.kind == "text":
-            text = opening(block.source, left)
-            if taken and words(text) > left:
-                break
-            taken.append(paragraph(text))
-            left -= words(text)
-            if text != block.source:
-                break
-        elif block.kind == "list":
-            items = [opening(item, WORDS // 4) for item in block.source]
-            if words(" ".join(items)) > left:
-                break
-            taken.append(listed(items))
-            left -= words(" ".join(items))
-        elif block.kind == "equation":
-            taken.append(block if block is equation else NOTHING)
-        else:
-            break
-    if equation and equation not in taken:
-        taken += [NOTHING, equation]
-    seen = "".join(str(block.source) for block in taken)
-    taken += [paragraph(f"**{question}**") for question in asked if question not in seen]
-    ended = [without_announcement(*pair) for pair in zip_longest(taken, taken[1:])]
-    return [block for block in ended if block is not NOTHING]
-
-
-def without_announcement(block: Block, after: Block | None) -> Block:
-    """A text without the half sentence or the colon behind which the slide shows nothing."""
-    finished = block.kind != "text" or block.source.rstrip("*”)")[-1] in ".?!"
-    if finished or (after and after.kind in ("equation", "list")):
-        return block
-    *others, last = sentences(block.source)
-    return paragraph(" ".join(others) or last.rstrip(",:") + ".")
-
-
-def pages(section: Section) -> list[list[Block]]:
-    """What stands on each slide of a section, below its title."""
-    spoken = [block for block in section.blocks if block.kind in ("text", "list")]
-    begins_with_list = spoken and spoken[0].kind == "list"
-    shown = list_pages(spoken[0].source) if begins_with_list else text_of(section)
-    for kind in ("drawing", "figure", "table", "code"):
-        shown += section.all(kind)[:1]
-    room = ROOM if len(section.heading.html) <= LETTERS_OF_A_TITLE else ROOM - 1.5
-    found: list[list[Block]] = [[]]
-    for block in shown:
-        used = sum(other.lines for other in found[-1])
-        two_lists = block.kind == "list" and begins_with_list
-        if found[-1] and not stands_beside(block, found[-1]):
-            if used + block.lines > room and block.kind == "text":
-                continue  # what is said after an equation can stay unsaid
-            if two_lists or used + block.lines > room:
-                found.append([])
-        found[-1].append(block)
+        elif found:
+            found.append(cell)
     return found
 
 
-def stands_beside(block: Block, others: list[Block]) -> bool:
-    """Whether a figure has its place to the right of what is on the slide already."""
-    narrow = block.kind == "figure" and block.ratio < BESIDE
-    lines = sum(other.lines for other in others)
-    return narrow and {b.kind for b in others} <= {"text", "list"} and 2 * lines <= ROOM + 1
+def pages(parts: list[Part]) -> list[list[Part]]:
+    """What a cell shows, on slides: one part of code on each, and a picture beside few lines."""
+    found = [parts[:1]]
+    for part in parts[1:]:
+        picture = "<figure" in part.html and lines(found[-1]) > FEW_LINES
+        if picture or part.turn:
+            found.append([])
+        found[-1].append(part)
+    return found
 
 
-def slide(heading: Block, shown: list[Block]) -> str:
-    level = "h1" if heading.kind == "title" else "h2"
-    parts = [block.html for block in shown]
-    if len(shown) > 1 and stands_beside(shown[-1], shown[:-1]):
-        parts = [f'<div class="beside"><div>{"".join(parts[:-1])}</div>{parts[-1]}</div>']
-    title = f"<{level}>{heading.html}</{level}>"
-    if heading.kind == "title":
-        title += f'<p class="book">{escape(book_and_authors())}</p>'
-    return f'<section><div class="page">{title}{"".join(parts)}</div></section>'
+def lines(parts: list[Part]) -> int:
+    return sum(part.html.count("\n") for part in parts)
 
 
-def deck(notebook: NotebookNode) -> str:
-    """The page of a chapter: a column a section, with its subsections below it."""
-    columns: list[list[str]] = []
-    for section in sections(notebook):
-        if section.heading.kind != "subheading":
-            columns.append([])
-        columns[-1] += [slide(section.heading, page) for page in pages(section)]
+def captioned(cells: list[NotebookNode], position: int) -> tuple[str, str]:
+    """Number and caption of the picture that a cell draws, which the next cell begins with."""
+    following = cells[position + 1].source if position + 1 < len(cells) else ""
+    if number := CAPTION.match(following):
+        return number[1], render(following.partition("\n\n")[0])
+    return "", ""
+
+
+def slides_of(notebook: NotebookNode, session: int, own: bool = True) -> list[Slide]:
+    """The slides of a chapter; of another session's chapter, those that are wanted here too."""
+    found: list[Slide] = []
+    title, section = "", ""
+    for position, cell in enumerate(notebook.cells):
+        marks = set(tags(cell))
+        if cell.cell_type == "markdown":
+            for level, words in headings(cell.source):
+                numbered = re.match(r"(\d+\.\d+) ", words)
+                title = inline(words)
+                section = section if level > 2 else (numbered[1] if numbered else "")
+        if not own:
+            marks = marks & {"slide", "fragment"} if f"session-{session}" in marks else set()
+        if "notes" in marks:
+            found[-1].notes.append(render(cell.source))
+        elif marks & {"slide", "fragment"}:
+            number, caption = captioned(notebook.cells, position)
+            parts = parts_of(cell, number)
+            if "slide" in marks:
+                found += [Slide(title, section, page, []) for page in pages(parts)]
+            else:
+                found[-1].parts.extend(map(stepped, parts))
+            found[-1].notes.append(caption)
+        for tag in tags(cell) if own else []:
+            if tag.startswith("ask-"):
+                found.append(asked(tag.removeprefix("ask-"), notebook))
+    return found
+
+
+def opening(session: Session) -> list[Slide]:
+    """What a session begins with: its question and objectives, and its plan."""
+    question = Part(f'<p class="question">{inline(session.part("The question"))}</p>')
+    found = [Slide("The question", "", [question, markdown(session.objectives())], [])]
+    if session.plan():
+        found.append(Slide("The plan", "", [markdown(session.plan())], []))
+    return found
+
+
+def closing(session: Session) -> Slide:
+    """What is to be done until the next session."""
+    text = "\n\n".join([session.part("Set"), *session.ahead()])
+    return Slide("Until the next time", "", [markdown(text)], [])
+
+
+def slides(session: Session) -> list[Slide]:
+    notebooks = dict(enumerate(map(for_student, chapters().values())))
+    own = notebooks[session.number]
+    found = opening(session)
+    for what in session.brought_along():
+        found.append(asked(what, notebooks[int(what.lstrip("Q").split(".")[0])]))
+    for number, notebook in notebooks.items():
+        if number != session.number:
+            found += slides_of(notebook, session.number, own=False)
+    return [*found, *slides_of(own, session.number), closing(session)]
+
+
+def deck(session: Session) -> str:
+    """The page of a session."""
+    name = f"Session {session.number}" if session.number else "Preparation"
+    title = f"{name}: {session.title}"
+    cover = (
+        f'<section><div class="page cover"><h1>{inline(title)}</h1>'
+        f'<p class="book">{escape(book_and_authors())}</p></div></section>'
+    )
+    body = "\n".join([cover, *(slide.html() for slide in slides(session))])
     reveal = installed("sphinx-revealjs", REVEAL)
-    styles = [(reveal / name).read_text(encoding="utf-8") for name in ("reset.css", "reveal.css")]
+    styles = [reveal / "reset.css", reveal / "reveal.css", LIVE / "live.css"]
+    live = re.findall(r'id="live-(\w+)"', body)
+    names = [*SCRIPTS, *(name for each in live for name in (f"weights-{each}", each))]
     filled = {
-        "title": escape(notebook.cells[0].source.partition("\n")[0].removeprefix("# ")),
-        "styles": "\n".join([*styles, HtmlFormatter(style="xcode").get_style_defs(".code")]),
-        "slides": "\n".join(f"<section>{''.join(column)}</section>" for column in columns),
+        "title": escape(title),
+        "styles": "\n".join(
+            [
+                *(path.read_text(encoding="utf-8") for path in styles),
+                HtmlFormatter(style="xcode").get_style_defs(".code"),
+            ]
+        ),
+        "slides": body,
         "reveal": script(reveal / "reveal.js"),
+        "live": "\n".join(
+            f"<script>{script(LIVE / f'{name}.js')}</script>" for name in names if live
+        ),
         "mathjax": script(installed("sphinx-mathjax-offline", MATHJAX)),
     }
     template = TEMPLATE.read_text(encoding="utf-8")
@@ -219,10 +248,35 @@ def script(path: Path) -> str:
     return path.read_text(encoding="utf-8").replace("</script", r"<\/script")
 
 
+def find_browser() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def print_pdf(page: Path) -> Path:
+    """A deck as a PDF, a slide a page with all its steps, printed by Chromium."""
+    browser = find_browser()
+    if browser is None:
+        sys.exit("A PDF is printed by a browser, and there is none: install chromium first")
+    target = page.with_suffix(".pdf")
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+        # Time in which the formulas are drawn; it passes faster than on a clock.
+        flags += [f"--user-data-dir={profile}", "--virtual-time-budget=60000"]
+        command = [browser, *flags, f"--print-to-pdf={target}", f"{page.as_uri()}?print-pdf"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pdf", action="store_true", help="print each deck as well")
+    options = parser.parse_args()
+    DECKS.mkdir(parents=True, exist_ok=True)
+    for session in sessions():
+        page = DECKS / f"session-{session.number}.html"
+        page.write_text(deck(session), encoding="utf-8")
+        print(print_pdf(page) if options.pdf else page.as_uri())
+
+
 if __name__ == "__main__":
-    folder = ROOT / "_build" / "slides"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, notebook in chapters().items():
-        path = folder / f"{name[:2]}.html"
-        path.write_text(deck(notebook), encoding="utf-8")
-        print(path.as_uri())
+    main()

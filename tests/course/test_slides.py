@@ -1,269 +1,445 @@
-"""Each chapter gives a deck: titled slides with room to spare, no other host, no solutions."""
+"""Each session has a deck: what it plans, whole, legible, with notes, steps and no solution."""
 
-import json
 import re
-import shutil
-import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from playwright.sync_api import Browser, Page
 
-import classroom
-import slide_blocks
+import slide_parts
 import slides
-from test_exercises import ALL, CHAPTERS, Exercise, cells_of, name, source
+from slide_parts import LIVE
+from syllabus import Session, questions, sessions
+from test_browser import browser  # noqa: F401  (a fixture)
+from test_exercises import CHAPTERS, HEADING
 from test_site import css_addresses, is_outside, outside_fetches, parse
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-# What a browser makes of each slide: the lowest and the rightmost place of anything on it, the
-# sizes of letters in formulas and of figures.
-MEASURE = """<script>
-function measure() {
-  const report = [...document.querySelectorAll(".page")].map(page => {
+SESSIONS = sessions()
+TAGS = {"slide", "fragment", "notes", "output"}
+# Of every slide, when all its steps are shown: how far its content reaches, how small its letters
+# and figures are, how much it says.
+MEASURE = """() => {
+  document.querySelector(".reveal").classList.add("measured");
+  return [...document.querySelectorAll(".page:not(.cover)")].map(page => {
     const all = selector => [...page.querySelectorAll(selector)];
     const box = page.getBoundingClientRect();
-    const visible = all("*:not(mjx-assistive-mml, mjx-assistive-mml *)");
-    const places = visible.map(element => element.getBoundingClientRect());
+    const seen = all("*:not(mjx-assistive-mml, mjx-assistive-mml *)");
+    const places = seen.map(element => element.getBoundingClientRect()).filter(r => r.width);
+    const letters = all("p, li, td, pre").map(e => parseFloat(getComputedStyle(e).fontSize));
     return {
-      title: page.querySelector("h1, h2").textContent,
+      title: page.querySelector("h2").textContent,
       bottom: Math.max(...places.map(place => place.bottom - box.top)),
       right: Math.max(...places.map(place => place.right - box.left)),
-      formulas: all(".equation").map(e => parseFloat(getComputedStyle(e).fontSize)),
-      figures: all("img").map(image => image.clientHeight),
+      letters: Math.min(99, ...letters),
+      cut: all("pre").filter(each => each.scrollWidth > each.clientWidth + 1).length,
+      figures: all("figure img").map(image => image.clientHeight).filter(height => height),
+      canvases: all(".live-figure canvas").length,
+      live: all(".live-figure").length,
       undrawn: all("mjx-merror, [data-mjx-error]").length,
     };
   });
-  const text = document.createElement("pre");
-  text.id = "report";
-  text.textContent = JSON.stringify(report);
-  document.body.append(text);
-}
-</script></head>"""
+}"""
+
+by_session = pytest.mark.parametrize("session", SESSIONS, ids=lambda each: str(each.number))
 
 
 @cache
-def deck(chapter: Path) -> str:
-    return slides.deck(classroom.chapters()[chapter.name])
+def page(number: int) -> BeautifulSoup:
+    return parse(slides.deck(SESSIONS[number]))
 
 
-@cache
-def page(chapter: Path) -> BeautifulSoup:
-    return parse(deck(chapter))
-
-
-def shown(chapter: Path) -> list[Tag]:
-    return page(chapter).select("section > .page")
+def shown(session: Session) -> list[Tag]:
+    return page(session.number).select("section:has(.body)")
 
 
 def title(slide: Tag) -> str:
-    [heading] = slide.select("h1, h2")
-    return heading.get_text().strip()
+    return slide.select("h2")[0].get_text()
 
 
-def spoken(slide: Tag) -> int:
-    """How many words a slide has, a formula counting as one."""
-    texts = [element.get_text() for element in slide.select("p:not(.book), li")]
-    return len(re.sub(r"\\\(.*?\\\)", "formula", " ".join(texts)).split())
+def body(slide: Tag) -> Tag:
+    return slide.select(".body")[0]
 
 
-def bare(text: str) -> str:
-    """A text as the same in a chapter and on a slide."""
-    return re.sub(r"\\[()\[\]]|check_.*|[$*`\s]", "", text)
+def notes(slide: Tag) -> str:
+    return slide.select("aside.notes")[0].get_text()
 
 
-def tags_of(text: str) -> list[str]:
-    return re.findall(r"\\tag\{[^}]*\}", text)
+@cache
+def chapter(number: int) -> NotebookNode:
+    return nbformat.read(CHAPTERS[number], as_version=4)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_every_heading_of_a_chapter_but_that_of_the_references_has_a_slide(chapter: Path) -> None:
-    prose = [source(c) for c in cells_of(chapter) if c["cell_type"] == "markdown"]
-    headings = re.findall(r"^#+ (.*)$", "\n".join(prose), re.MULTILINE)
-    wanted = [parse(slide_blocks.inline(each)).get_text() for each in headings]
-    titles = list(dict.fromkeys(map(title, shown(chapter))))
-    assert [each for each in titles if each in wanted] == wanted[:-1]
-    assert wanted[-1] == "References"
-    # What is not a heading in the chapter stands in bold above its list of objectives.
-    [objectives] = [each for each in titles if each not in wanted]
-    assert objectives.endswith("you can")
+def tagged(number: int, *wanted: str) -> list[NotebookNode]:
+    found = chapter(number).cells
+    return [cell for cell in found if set(wanted) <= set(cell.metadata.get("tags", []))]
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_every_slide_has_a_title_and_few_words(chapter: Path) -> None:
-    assert len(shown(chapter)) == len(page(chapter).select("section:not(:has(section))"))
-    for slide in shown(chapter):
-        limit = 100 if title(slide).startswith("Exercise ") else 60
-        assert title(slide)
-        assert spoken(slide) <= limit, title(slide)
+def letters(text: str) -> str:
+    """What is left of a text in Markdown as on a slide."""
+    return re.sub(r"\\[()\[\]]|[$*`\\{}\s¶]", "", text)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_section_shows_its_drawing_its_first_numbered_equation_and_its_first_figure(
-    chapter: Path,
+# What is planned.
+
+
+def test_the_syllabus_has_a_preparation_and_a_session_for_each_chapter_after_it() -> None:
+    assert [each.number for each in SESSIONS] == list(range(len(CHAPTERS)))
+    assert [bool(each.plan()) for each in SESSIONS] == [False] + [True] * 9
+
+
+def planned_sections(session: Session) -> list[str]:
+    """The sections that a plan names: `(section 1.6)`, `sections 6.8 and 6.9`."""
+    found = re.findall(r"[Ss]ections? (\d\.\d+)(?: and (\d\.\d+))?", session.plan())
+    return [number for pair in found for number in pair if number]
+
+
+@by_session
+def test_a_deck_has_every_section_question_exercise_and_equation_of_the_plan(
+    session: Session,
 ) -> None:
-    found = {}
-    for slide in shown(chapter):
-        parts = found.setdefault(title(slide), [[], 0])
-        parts[0] += tags_of(slide.get_text())
-        parts[1] += len(slide.select("img"))
-    for section in slides.sections(classroom.chapters()[chapter.name]):
-        numbered = [tag for block in section.all("equation") for tag in tags_of(block.source)]
-        figures = [*section.all("drawing"), *section.all("figure")[:1]]
-        name = parse(section.heading.html).get_text()
-        assert found[name] == [numbered[:1], len(figures)], name
+    sections = {str(slide["data-section"]) for slide in shown(session)}
+    assert set(planned_sections(session)) <= sections
+    titles = [title(slide) for slide in shown(session)]
+    for what in session.asks():
+        start = f"{what} (" if what.startswith("Q") else f"Exercise {what} ("
+        assert [each for each in titles if each.startswith(start)], what
+    text = page(session.number).get_text()
+    for number in re.findall(r"\[\((\d\.\d+)\)\]", session.plan()):
+        assert rf"\tag{{{number}}}" in text, number
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_every_figure_is_in_the_deck_and_described(chapter: Path) -> None:
-    images = page(chapter).select("img")
-    assert images
-    kinds = [str(image["src"]).partition(";base64,")[0] for image in images]
-    assert set(kinds) == {"data:image/png", "data:image/svg+xml"}
-    assert kinds.count("data:image/svg+xml") == 1
-    assert all(str(image["alt"]).strip() for image in images)
+@by_session
+def test_a_deck_has_the_sliders_and_the_tables_of_the_plan(session: Session) -> None:
+    for line in session.plan().splitlines():
+        own = [
+            number for number in re.findall(r"\d\.\d+", line) if number in planned_sections(session)
+        ]
+        there = [slide for slide in shown(session) if slide["data-section"] in own]
+        if "slider" in line and own:
+            assert [slide for slide in there if slide.select("input[type=range]")], line
+        if "table" in line and own and "predict the table" not in line:
+            assert [slide for slide in there if slide.select("table, pre.output")], line
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_picture_has_its_number_below_it_and_no_caption_is_read_as_text(chapter: Path) -> None:
-    for figure in page(chapter).select("figure"):
-        [number] = figure.select("figcaption")
-        image, caption = figure.find_all(recursive=False)
-        assert (image.name, caption) == ("img", number)
-        own = rf"Figure {int(chapter.stem[:2])}\.\d+|Live figure \d+"
-        assert re.fullmatch(own, number.get_text())
-    texts = [element.get_text() for element in page(chapter).select("p, li")]
-    assert [text for text in texts if re.match(r"(?:Figure|Live figure) [\d.]+\. ", text)] == []
+@by_session
+def test_a_deck_begins_with_question_objectives_and_plan_and_ends_with_what_is_set(
+    session: Session,
+) -> None:
+    first, second, *_, last = shown(session)
+    assert letters(session.part("The question")) in letters(first.get_text())
+    assert len(first.select("li")) == session.objectives().count("\n- ")
+    rows = second.select("tbody tr")
+    assert len(rows) == (len(session.plan().splitlines()) - 2 if session.plan() else 0)
+    assert letters(session.part("Set"))[:40] in letters(last.get_text())
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_no_cell_of_code_is_long(chapter: Path) -> None:
-    cells = [code.get_text() for code in page(chapter).select("pre.code")]
-    assert cells
-    assert max(len(cell.strip().splitlines()) for cell in cells) <= 15
+def test_tiny_vae_is_shown_line_by_line() -> None:
+    [cell] = [cell for cell in tagged(1, "slide", "fragment") if "class TinyVAE" in cell.source]
+    steps = [
+        line.get_text().rstrip("\n")
+        for slide in shown(SESSIONS[1])
+        if slide["data-section"] == "1.6"
+        for line in slide.select("pre.code > .fragment")
+    ]
+    assert [step for step in steps if step] == [line for line in cell.source.split("\n") if line]
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_deck_needs_no_other_file_and_no_host(chapter: Path) -> None:
-    assert outside_fetches(page(chapter)) == []
-    assert page(chapter).select("[src]:not(img), link, a") == []
-    styles = "\n".join(style.get_text() for style in page(chapter).select("style"))
+# What a chapter tags.
+
+
+@pytest.mark.parametrize("number", range(len(CHAPTERS)))
+def test_tags_are_those_that_the_tool_knows_and_begin_with_a_slide(number: int) -> None:
+    begun = False
+    for cell in chapter(number).cells:
+        found = set(cell.metadata.get("tags", []))
+        begun = begun or "slide" in found
+        if found & TAGS:
+            assert begun, cell.source
+            assert "solution" not in found
+            assert not ("output" in found and not found & {"slide", "fragment"})
+        for tag in found:
+            if tag.startswith("ask-"):
+                what = tag.removeprefix("ask-")
+                assert what in (questions() if what.startswith("Q") else exercise_numbers()), tag
+
+
+def exercise_numbers() -> list[str]:
+    cells = [cell.source for number in range(len(CHAPTERS)) for cell in chapter(number).cells]
+    return [match["number"] for match in HEADING.finditer("\n".join(cells))]
+
+
+@by_session
+def test_what_is_tagged_is_in_the_deck_with_all_rows_and_all_that_it_prints(
+    session: Session,
+) -> None:
+    text = letters(page(session.number).get_text())
+    for cell in [*tagged(session.number, "slide"), *tagged(session.number, "fragment")]:
+        if cell.cell_type == "code":
+            assert letters(slide_parts.printed(cell)) in text
+        for output in cell.get("outputs", []):
+            table = output.get("data", {}).get("text/markdown", "")
+            for row in table.splitlines():
+                for entry in row.strip("|").split("|") if row.startswith("|") else []:
+                    assert letters(entry).strip("-:") in text, row
+        if cell.cell_type == "markdown":
+            for entry in re.findall(r"(?<=\|)[^|\n]+(?=\|)", cell.source):
+                if not re.search(r"[\[$\\]|---", entry):
+                    assert letters(entry) in text, entry
+
+
+@by_session
+def test_no_table_stops_short(session: Session) -> None:
+    for slide in shown(session):
+        assert "…" not in [cell.get_text().strip() for cell in slide.select("td")]
+
+
+@by_session
+def test_no_slide_is_empty_or_holds_one_stray_line(session: Session) -> None:
+    for slide in shown(session):
+        told = body(slide).get_text()
+        drawn = body(slide).select("figure, table, ul, ol") or r"\[" in told
+        assert drawn or len(told.split()) >= 12, title(slide)
+        assert title(slide)
+
+
+@by_session
+def test_a_deck_has_steps_and_notes_and_the_answer_of_a_question_in_its_notes_alone(
+    session: Session,
+) -> None:
+    assert page(session.number).select(".fragment")
+    slides_of_the_chapter = [slide for slide in shown(session) if slide["data-section"]]
+    with_notes = [slide for slide in slides_of_the_chapter if notes(slide).strip()]
+    assert 2 * len(with_notes) >= len(slides_of_the_chapter)
+    for slide in shown(session):
+        if asked := re.match(r"(Q\d\.\d+) \(", title(slide)):
+            lines = [letters(each) for each in questions()[asked[1]].answer.split("\n\n")]
+            long = [each[:30] for each in lines if len(each) > 40 and "[" not in each[:40]]
+            assert [each for each in long if each not in letters(notes(slide))] == []
+            assert [each for each in long if each in letters(body(slide).get_text())] == []
+
+
+@by_session
+def test_a_deck_has_no_solution(session: Session) -> None:
+    text = letters(page(session.number).get_text())
+    others = [
+        cell
+        for cell in chapter(session.number).cells
+        if "solution" not in cell.metadata.get("tags", [])
+    ]
+    told = letters("\n".join(cell.source for cell in others))
+    for cell in tagged(session.number, "solution"):
+        lines = [line for line in cell.source.splitlines() if "check_" not in line]
+        long = [letters(line) for line in lines if len(line) > 30 and "def " not in line]
+        assert [line for line in long if line in text and line not in told] == []
+
+
+@by_session
+def test_every_picture_is_described_and_has_its_number(session: Session) -> None:
+    for figure in page(session.number).select("figure"):
+        images = figure.select("img")
+        assert images and all(str(image["alt"]).strip() for image in images)
+        assert re.fullmatch(
+            r"Figure \d\.\d+|Live figure \d", figure.select("figcaption")[0].get_text()
+        )
+
+
+@by_session
+def test_a_deck_needs_no_other_file_and_no_host(session: Session) -> None:
+    found = page(session.number)
+    assert outside_fetches(found) == []
+    assert found.select("[src]:not(img), link, a") == []
+    assert [str(image["src"])[:30] for image in found.select("img:not([src^='data:'])")] == []
+    styles = "\n".join(style.get_text() for style in found.select("style"))
     assert [url for url in css_addresses(styles) if not url.startswith("data:")] == []
-    reveal, _, mathjax = (script.get_text() for script in page(chapter).select("script"))
-    assert "reveal.js" in reveal[:100]
-    assert len(mathjax) > 2_000_000
 
 
 def test_an_outside_address_in_a_style_sheet_of_a_deck_would_be_seen() -> None:
     assert list(filter(is_outside, css_addresses("@import url(https://host.example/a.css)")))
 
 
-@pytest.mark.parametrize(("chapter", "each"), ALL, ids=name)
-def test_a_deck_puts_an_exercise_and_keeps_its_solution(chapter: Path, each: Exercise) -> None:
-    put = [slide for slide in shown(chapter) if title(slide).startswith(f"Exercise {each.number} ")]
-    text = "\n".join(slide.get_text() for slide in put)
-    assert (each.kind == "code") == ("# your answer" in text)
-    [solution] = each.tagged("solution")
-    answer = [source(cell) for cell in each.cells[each.cells.index(solution) :]]
-    lines = [line for part in answer for line in part.splitlines() if "def " not in line]
-    assert put
-    assert [line for line in lines if len(bare(line)) > 15 and bare(line)[:40] in bare(text)] == []
+# How a cell is drawn.
 
 
-@pytest.mark.parametrize(
-    ("text", "cut"),
-    [
-        ("One. Two? Three", ["One.", "Two?", "Three"]),
-        ("It is $1. X$ here. Next.", ["It is $1. X$ here.", "Next."]),
-        ("**Bold. It stays.** After.", ["**Bold. It stays.**", "After."]),
-        ("*So.* Then.", ["*So.*", "Then."]),
-        ("A (see B. C said so) D. E.", ["A (see B. C said so) D.", "E."]),
-        ("Kingma et al. use it. Then.", ["Kingma et al. use it.", "Then."]),
-        ("`a. B` is code. And so on", ["`a. B` is code.", "And so on"]),
-    ],
-)
-def test_a_text_is_cut_between_sentences(text: str, cut: list[str]) -> None:
-    assert slides.sentences(text) == cut
+def made(*cells: NotebookNode, session: int = 1) -> list[slides.Slide]:
+    return slides.slides_of(new_notebook(cells=list(cells)), session)
 
 
-def test_an_opening_has_whole_sentences_within_the_limit_and_one_at_least() -> None:
-    assert slides.opening("One two. Three four. Five.", 4) == "One two. Three four."
-    assert slides.opening("One two three. Four.", 2) == "One two three."
+def text_cell(source: str, *tags: str) -> NotebookNode:
+    return new_markdown_cell(source, metadata={"tags": list(tags)})
 
 
-def test_a_text_does_not_announce_what_the_slide_does_not_show() -> None:
-    formula = slide_blocks.equation("x")
-    announced = slides.paragraph("This is new. It reads:")
-    assert slides.without_announcement(announced, formula).source == "This is new. It reads:"
-    assert slides.without_announcement(announced, None).source == "This is new."
-    assert slides.without_announcement(slides.paragraph("Here:"), None).source == "Here."
+def code_cell(source: str, prints: str, *tags: str) -> NotebookNode:
+    outputs = [new_output("stream", name="stdout", text=prints)] if prints else []
+    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
 
 
-def test_a_link_leaves_its_words_and_an_index_is_no_link() -> None:
+def test_a_slide_has_the_last_heading_as_its_title_and_steps_and_notes_behind_it() -> None:
+    found = made(
+        new_markdown_cell("## 1.2 A section"),
+        text_cell("### Below\n\nShown.", "slide"),
+        text_cell("Step.", "fragment"),
+        text_cell("Said.", "notes"),
+        new_markdown_cell("Read at home."),
+    )
+    [slide] = found
+    assert (slide.title, slide.section) == ("Below", "1.2")
+    drawn = parse(slide.html())
+    assert [each.get_text().strip() for each in drawn.select(".part")] == ["Shown.", "Step."]
+    assert [each.get_text().strip() for each in drawn.select(".fragment")] == ["Step."]
+    assert notes(drawn).strip() == "Said."
+
+
+def test_a_list_and_a_table_can_come_in_steps() -> None:
+    [slide] = made(text_cell("- one\n- two\n\n| a |\n| --- |\n| b |", "slide", "fragment"))
+    assert [each.get_text().strip() for each in parse(slide.html()).select(".fragment")] == ["b"]
+    [slide] = made(text_cell("These:\n\n- one\n- two", "slide", "fragment"))
+    assert [each.get_text() for each in parse(slide.html()).select(".fragment")] == ["one", "two"]
+
+
+def test_code_prints_in_a_step_or_comes_line_by_line_or_shows_its_output_alone() -> None:
+    steps = [
+        [each.get_text().strip() for each in parse(slide.html()).select(".fragment")]
+        for tags, prints in ((["slide", "fragment"], "3\n"), (["slide", "fragment"], ""))
+        for slide in made(code_cell("a = 1\nprint(a + 2)", prints, *tags))
+    ]
+    assert steps == [["3"], ["a = 1", "print(a + 2)"]]
+    [slide] = made(code_cell("print(1)", "1\n", "slide", "output"))
+    assert [pre["class"] for pre in parse(slide.html()).select("pre")] == [["output"]]
+
+
+def test_long_code_goes_on_at_an_empty_line_and_a_large_table_has_its_head_again() -> None:
+    first, second = made(code_cell("\n".join(["a"] * 15 + [""] + ["b"] * 15), "", "slide"))
+    assert parse(second.html()).select("pre")[0].get_text().split() == ["b"] * 15
+    row = f"| {'long ' * 80}| x |"
+    table = "\n".join(["| a | b |", "| --- | --- |", *[row] * 6])
+    first, second = made(text_cell(table, "slide"))
+    heads = [parse(slide.html()).select("th")[0].get_text() for slide in (first, second)]
+    assert heads == ["a", "a"]
+    assert len(parse(first.html()).select("tbody tr")) == 3
+    assert len(parse(second.html()).select("tbody tr")) == 3
+
+
+def test_a_cell_can_be_in_another_sessions_deck_too() -> None:
+    notebook = new_notebook(
+        cells=[
+            text_cell("# A\n\nShown.", "slide", "session-4", "ask-Q1.1"),
+            text_cell("Own.", "slide"),
+        ]
+    )
+    assert len(slides.slides_of(notebook, 4, own=False)) == 1
+    assert slides.slides_of(notebook, 5, own=False) == []
+
+
+def test_a_link_leaves_its_words_and_a_box_is_shown_by_itself_only() -> None:
     source = "See [(1.2)](#eq-x), [chapter 1](01_a.ipynb) and `nets[0](x)`."
-    [block] = slide_blocks.markdown_blocks(source)
-    assert parse(block.html).get_text() == "See (1.2), chapter 1 and nets[0](x)."
+    assert parse(slide_parts.render(source)).get_text().strip() == (
+        "See (1.2), chapter 1 and nets[0](x)."
+    )
+    box = "<details><summary>For the curious</summary>\n\nInside.\n\n</details>"
+    assert parse(slide_parts.render(f"Before.\n\n{box}")).get_text().strip() == "Before."
+    assert parse(slide_parts.render(box)).get_text().strip() == "Inside."
 
 
-def test_a_drawing_is_no_link_and_has_a_slide_to_itself() -> None:
-    text, *_ = slide_blocks.markdown_blocks("Some text.")
-    [drawn] = slide_blocks.markdown_blocks("![A drawing.](figures/legend.svg)")
-    assert [image["alt"] for image in parse(drawn.html).select("figure img")] == ["A drawing."]
-    heading = slide_blocks.Block("heading", "A heading")
-    assert len(slides.pages(slides.Section(heading, [text, drawn]))) == 2
+def test_a_picture_has_its_number_below_it_and_its_caption_for_the_speaker() -> None:
+    drawing = "![A drawing.](figures/idea-1.svg)\n\n**Figure 1.1.** What it is."
+    part = slide_parts.markdown(drawing)
+    assert parse(part.html).select("figcaption")[0].get_text() == "Figure 1.1"
+    assert "What it is." not in part.html and "What it is." in part.notes
+    live = slide_parts.markdown("![A still.](figures/live-walk.png)\n\n**Live figure 6.** Walk.")
+    assert parse(live.html).select("figure > #live-walk.live-figure")
+    assert LIVE.search("figures/live-walk.png")
 
 
-def test_a_still_of_a_live_figure_is_a_picture_with_its_number(
+# In a browser.
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Page]:  # noqa: F811
+    shown = browser.new_page(viewport={"width": 1280, "height": 720})
+    yield shown
+    shown.close()
+
+
+def open_deck(shown: Page, session: Session, folder: Path) -> list[str]:
+    errors: list[str] = []
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    path = folder / "deck.html"
+    path.write_text(slides.deck(session), encoding="utf-8")
+    shown.goto(path.as_uri())
+    shown.wait_for_function("window.Reveal && Reveal.isReady()", timeout=120_000)
+    return errors
+
+
+@by_session
+def test_nothing_runs_over_the_edge_of_a_slide_or_is_too_small_to_read(
+    session: Session, opened: Page, tmp_path: Path
+) -> None:
+    errors = open_deck(opened, session, tmp_path)
+    report = opened.evaluate(MEASURE)
+    assert errors == []
+    assert len(report) == len(shown(session))
+    for slide in report:
+        assert slide["bottom"] <= 720.5, slide
+        assert slide["right"] <= 1280.5, slide
+        assert slide["cut"] == 0, slide
+        assert slide["undrawn"] == 0, slide
+        assert slide["letters"] >= 13, slide
+        assert min([*slide["figures"], 180]) >= 180 or slide["live"], slide
+        assert bool(slide["canvases"]) == bool(slide["live"]), slide
+
+
+def test_the_speaker_sees_notes_and_what_comes_next_in_a_window_of_their_own(
+    opened: Page, tmp_path: Path
+) -> None:
+    open_deck(opened, SESSIONS[1], tmp_path)
+    titles = [title(slide) for slide in shown(SESSIONS[1])]
+    position = titles.index("Q0.1 (recall): four shapes") + 1  # behind the cover
+    opened.evaluate(f"Reveal.slide({position})")
+    with opened.expect_popup() as popup:
+        opened.keyboard.press("s")
+    window = popup.value
+    assert window.locator("h1").inner_text() == titles[position - 1]
+    told = window.locator("body").inner_text()
+    assert "samples, batch, event" in told and f"Next: {titles[position]}" in told
+    window.keyboard.press("ArrowRight")
+    assert window.locator("h1").inner_text() == titles[position]
+    assert opened.evaluate("Reveal.getIndices().h") == position + 1
+    window.close()
+
+
+def test_a_deck_is_printed_a_slide_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not slides.find_browser():
+        pytest.skip("no Chromium to print with")
+    path = tmp_path / "deck.html"
+    path.write_text(slides.deck(SESSIONS[9]), encoding="utf-8")
+    printed = slides.print_pdf(path).read_bytes()
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == len(shown(SESSIONS[9])) + 1
+
+
+def test_without_a_browser_printing_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slide_blocks, "BOOK", tmp_path)
-    (tmp_path / "still.png").write_bytes(bytes(16) + (300).to_bytes(4) + (100).to_bytes(4))
-    below = "![A plane.](still.png)\n\n**Live figure 2.** Drag it."
-    picture, number = slide_blocks.markdown_blocks(below)
-    assert (picture.kind, picture.ratio, number.kind) == ("figure", 3, "caption")
-    [image] = parse(picture.html).select("img")
-    assert str(image["src"]).startswith("data:image/png;base64,")
-    assert parse(number.html).get_text() == "Live figure 2"
+    monkeypatch.setattr(slides, "find_browser", lambda: None)
+    with pytest.raises(SystemExit, match=r"^A PDF is printed by a browser.*install chromium"):
+        slides.print_pdf(tmp_path / "deck.html")
 
 
-def test_a_box_that_a_reader_unfolds_is_on_no_slide() -> None:
-    box = "<details><summary>For the curious</summary>\n\nInside.\n\n</details>"
-    shown = slide_blocks.markdown_blocks(f"Before.\n\n{box}\n\nAfter.")
-    assert [block.source for block in shown] == ["Before.", "After."]
-
-
-def test_a_table_that_is_too_long_says_that_it_goes_on() -> None:
-    rows = ["| a | b |", "| --- | --- |", *("| 1 | 2 |" for _ in range(40))]
-    short, long = slide_blocks.table(rows[:5]), slide_blocks.table(rows)
-    assert "…" not in short.html
-    assert "…" in long.html
-    assert long.html.count("<tr>") < 20
-
-
-def measured(chapter: Path, folder: Path) -> list[dict[str, object]]:
-    start = 'document.querySelector(".reveal").classList.remove("measured");'
-    assert start in deck(chapter)
-    copy = deck(chapter).replace("</head>", MEASURE, 1).replace(start, "measure(); return;")
-    path = folder / "deck.html"
-    path.write_text(copy, encoding="utf-8")
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=30000"]
-    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=240)
-    [report] = parse(run.stdout).select("#report")
-    return list(json.loads(report.get_text()))
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome to draw the slides")
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_nothing_runs_over_the_edge_of_a_slide_or_is_too_small_to_read(
-    chapter: Path, tmp_path: Path
+def test_decks_are_written_to_a_folder_that_no_target_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = measured(chapter, tmp_path)
-    assert len(report) == len(shown(chapter))
-    for slide in report:
-        assert slide["bottom"] <= 720, slide
-        assert slide["right"] <= 1280, slide
-        assert slide["undrawn"] == 0, slide
-        assert min([*slide["formulas"], 22]) >= 22, slide
-        assert min([*slide["figures"], 200]) >= 200, slide
+    monkeypatch.setattr(slides, "DECKS", tmp_path / "decks")
+    monkeypatch.setattr(slides, "sessions", lambda: SESSIONS[:1])
+    monkeypatch.setattr(slides, "deck", lambda session: session.title)
+    monkeypatch.setattr(sys, "argv", ["slides.py"])
+    slides.main()
+    assert [path.name for path in (tmp_path / "decks").iterdir()] == ["session-0.html"]
+    makefile = (slides.ROOT / "Makefile").read_text(encoding="utf-8")
+    removed = " ".join(re.findall(r"rm -rf (.*)", makefile)).split()
+    assert {each for each in removed if each.startswith("dist")} == {"dist/*.whl"}
