@@ -6,12 +6,13 @@ Links find it as `[…](#fig-live-NAME)`.
 """
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+LIVE = Path(__file__).parents[1] / "book" / "live"
 PICTURE = re.compile(r"figures/live-(\w+)\.png$")
 # In the order in which they need each other; a figure's weights and its own script come last.
 SCRIPTS = (
@@ -19,9 +20,15 @@ SCRIPTS = (
 ).split()
 
 
-def place_of(figure: str) -> str:
-    """The HTML in which a figure comes to life."""
-    scripts = [*SCRIPTS, f"weights-{figure}", figure]
+def own_scripts(figure: str) -> list[str]:
+    """Its weights, if anything in it was trained, and itself."""
+    weights = f"weights-{figure}"
+    return [weights, figure] if (LIVE / f"{weights}.js").exists() else [figure]
+
+
+def place_of(figure: str, *, first: bool) -> str:
+    """The HTML in which a figure comes to life; the first of a page brings what all share."""
+    scripts = [*(SCRIPTS if first else ()), *own_scripts(figure)]
     return "\n".join(
         [
             '<link rel="stylesheet" href="../_static/live.css">',
@@ -35,13 +42,15 @@ class LiveFigures(SphinxTransform):
     default_priority = 500  # before links look for their labels
 
     def apply(self, **_: object) -> None:
+        first = True
         for image in list(self.document.findall(nodes.image)):
             found = PICTURE.search(image["uri"])
             if not found:
                 continue
             place, name = image.parent, PurePosixPath(image["uri"]).stem
             below = place.next_node(descend=False, siblings=True)
-            raw = nodes.raw("", place_of(found[1]), format="html")
+            raw = nodes.raw("", place_of(found[1], first=first), format="html")
+            first = False
             caption = nodes.caption(below.rawsource, "", *below.children)
             figure = nodes.figure(
                 "", image, raw, caption, names=[f"fig-{name}"], classes=["live-still"]

@@ -34,7 +34,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
 FOLDED = re.compile(r"^<details>.*?^</details>$", re.DOTALL | re.MULTILINE)
 
 # A slide has room for the number, by which the text calls the picture, and not for the rest.
-CAPTION = re.compile(r"\*\*(Figure \d+\.\d+|Live figure \d+)\.\*\* ")
+CAPTION = re.compile(r"\*\*(Figure \d+\.\d+|Live figure \d+[ab]?)\.\*\* ")
 
 
 class Block(NamedTuple):

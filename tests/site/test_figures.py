@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 import live
 from flowvae_tutorial.data import load as rings
 from flowvae_tutorial.refinement import refine_with_trace
-from live_figures import SCRIPTS
+from live_figures import SCRIPTS, own_scripts
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
     PHONE,
@@ -29,12 +29,15 @@ from test_live import LIVE, run, same
 from test_site import load, page_path
 
 CHAPTERS = {
+    "bound": "book/01_gaussian_vae",
     "pseudo": "book/02_vampprior",
     "layers": "book/04_flow_priors",
     "levels": "book/07_towards_diffusion",
     "posteriors": "book/05_flow_posteriors",
     "walk": "book/06_refinement",
 }
+# What a model was trained for.
+TRAINED = [name for name in CHAPTERS if name in live.FIGURES]
 built = pytest.mark.usefixtures("built_site")
 KB = 1000
 
@@ -56,25 +59,26 @@ def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
     page = browser.new_page()
     page.set_default_timeout(120_000)
     page.set_content(f'<div id="live-{name}"></div>')
-    for script in [*SCRIPTS, f"weights-{name}", name]:
+    for script in [*SCRIPTS, *own_scripts(name)]:
         page.add_script_tag(path=LIVE / f"{script}.js")
     yield page
     page.close()
 
 
-def status(page: Page) -> str:
-    return page.locator(".live-figure .lab-status").inner_text()
+def status(page: Page, place: str = ".live-figure") -> str:
+    return page.locator(f"{place} .lab-status").inner_text()
 
 
-def press(page: Page, button: str) -> None:
-    page.locator(".live-figure").get_by_role("button", name=button).press("Enter")
+def press(page: Page, button: str, place: str = ".live-figure") -> None:
+    page.locator(place).get_by_role("button", name=button).press("Enter")
 
 
 def place(page: Page, canvas: str, x: float, y: float) -> tuple[float, float]:
     """Where on the screen a plane shows the point (x, y)."""
     box = page.locator(f"canvas[aria-label^='{canvas}']").bounding_box()
     extent = page.evaluate(
-        "label => FlowVAE.live.planes.find(p => p.canvas.ariaLabel.startsWith(label)).extent",
+        "label => Object.values(FlowVAE.figures).flatMap(f => f.planes)"
+        ".find(p => p.canvas.ariaLabel.startsWith(label)).extent",
         canvas,
     )
     assert box
@@ -94,29 +98,30 @@ def drag(page: Page, canvas: str, *points: tuple[float, float]) -> None:
 
 
 def test_every_figure_has_its_chapter() -> None:
-    assert set(CHAPTERS) == set(live.FIGURES)
+    assert set(TRAINED) == set(live.FIGURES)
     assert {path.stem.removeprefix("weights-") for path in LIVE.glob("weights-*.js")} == set(
-        CHAPTERS
+        TRAINED
     )
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_weights_are_what_their_checksum_says(name: str) -> None:
     about, content = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
     assert hashlib.sha256(content).hexdigest() == about["sha256"]
     assert len(content) == 2 * sum(part["count"] for part in about["parts"].values())
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_is_packed_again_is_the_same_script(name: str) -> None:
     text = live.path_of(name).read_text(encoding="utf-8")
     about, _ = live.unpacked(text)
     assert live.packed(name, live.read(name), about["run"]) == text
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(name: str) -> None:
-    scripts = [*SCRIPTS, f"weights-{name}", name]
+@pytest.mark.parametrize("page", sorted(set(CHAPTERS.values())))
+def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(page: str) -> None:
+    names = [name for name, chapter in CHAPTERS.items() if chapter == page]
+    scripts = [*SCRIPTS, *(script for name in names for script in own_scripts(name))]
     assert sum((LIVE / f"{script}.js").stat().st_size for script in scripts) < 250 * KB
 
 
@@ -137,11 +142,14 @@ def test_it_takes_the_place_of_its_picture_and_is_referred_to(browser: Browser, 
     with figure(browser, name, file=True) as page:
         assert page.locator(".live-still > img").is_hidden()
         assert page.locator(".live-still figcaption").is_visible()
-        about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
-        said = page.locator(".live-weights").inner_text()
-        assert about["run"] in said
-        assert about["sha256"][:12] in said
-        assert status(page)
+        said = page.locator(f"#live-{name} .live-weights").inner_text()
+        if name in TRAINED:
+            about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+            assert about["run"] in said
+            assert about["sha256"][:12] in said
+        else:
+            assert said.startswith("Nothing is trained here: ")
+        assert status(page, f"#live-{name}")
     assert load(page_path(CHAPTERS[name])).select(f'a[href="#fig-live-{name}"]')
 
 
@@ -166,6 +174,121 @@ def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) ->
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("new Promise(done => requestAnimationFrame(done))")
         assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+# --- chapter 1 ----------------------------------------------------------------------------------
+
+
+def exact_elbo(x: list[float], mean: float, scale: float) -> float:
+    """In closed form: averages of sines and squares of z over N(mean, scale²)."""
+    shrunk, twice = math.exp(-2 * scale**2), math.exp(-8 * scale**2)
+    square = (
+        (x[0] - shrunk * math.sin(2 * mean)) ** 2
+        + (1 - twice * math.cos(4 * mean)) / 2
+        - (shrunk * math.sin(2 * mean)) ** 2
+        + (x[1] - mean) ** 2
+        + scale**2
+    )
+    reconstruction = -square / (2 * 0.3**2) - math.log(2 * math.pi * 0.3**2)
+    return reconstruction - 0.5 * (mean**2 + scale**2 - 1 - 2 * math.log(scale))
+
+
+def exact_evidence(x: list[float]) -> float:
+    z = torch.linspace(-20, 20, 40001, dtype=torch.float64)
+    normal = torch.distributions.Normal
+    at = torch.stack([torch.sin(2 * z), z], dim=-1)
+    log_joint = normal(at, 0.3).log_prob(torch.tensor(x)).sum(-1) + normal(0.0, 1.0).log_prob(z)
+    return (log_joint.logsumexp(0) + math.log(0.001)).item()
+
+
+def test_figure_1a_has_the_bound_in_closed_form_and_what_it_leaves_out(browser: Browser) -> None:  # noqa: F811
+    given = [
+        ([0.1, 0.8], 0.2, 0.6), ([0.1, 0.8], 2.5, 1.5), ([0.1, 0.8], -2.5, 0.05),
+        ([-1.1, -2.9], -1.0, 0.3), ([3.2, -3.2], 0.7, 1.2), ([0.0, 0.0], 0.0, 1.0),
+    ]  # fmt: skip
+    with alone(browser, "bound") as page:
+        found = page.evaluate(
+            "all => all.map(([x, mean, scale]) => { const known = FlowVAE.live.truth(x);"
+            "const { elbo, kl } = FlowVAE.live.terms(known, mean, scale);"
+            "return [elbo, kl, known.logEvidence]; })", given,
+        )  # fmt: skip
+    for (x, mean, scale), (elbo, kl, evidence) in zip(given, found, strict=True):
+        assert elbo == pytest.approx(exact_elbo(x, mean, scale), rel=1e-5)
+        assert evidence == pytest.approx(exact_evidence(x), rel=1e-5)
+        assert elbo + kl == pytest.approx(evidence, rel=1e-9)
+        assert kl > 0
+
+
+def test_figure_1a_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    best = """x => {
+        const known = FlowVAE.live.truth(x), { mean, scale } = FlowVAE.live.best(known);
+        const around = [[1, 0], [-1, 0], [0, 1], [0, -1]].map(([a, b]) =>
+            FlowVAE.live.terms(known, mean + 0.01 * a, scale + 0.01 * b).kl);
+        const { kl } = FlowVAE.live.terms(known, mean, scale);
+        return [kl, Math.min(...around), known.logEvidence];
+    }"""
+    with alone(browser, "bound") as page:
+        # That of section 1.1.
+        kl, around, evidence = page.evaluate(best, [0.1, 0.8])
+        assert (round(kl, 2), round(evidence, 2)) == (0.45, -3.27)
+        assert around > kl
+        kl, _, far = page.evaluate(best, [-3.0, -0.8])
+        assert kl < 0.1
+        assert far < evidence - 10
+
+
+BOUND = (
+    "(({x, mean, scale, terms, known}) => [...x, mean, scale, terms.elbo, terms.kl,"
+    " known.logEvidence])(FlowVAE.figures.bound.state)"
+)
+
+
+@built
+def test_in_figure_1a_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    here, data, bell = "#live-bound", "Data plane with the decoder", "Latent axis"
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with figure(browser, "bound", file=True) as page:
+        start = page.evaluate(BOUND)
+        # The top of q, to a mean of 1 and half of the height that is shown: 1.2.
+        drag(page, bell, (0.2, 0), (0.5, 0.5), (1, 0))
+        page.evaluate(frame)
+        moved = page.evaluate(BOUND)
+        assert moved[:2] == start[:2]
+        assert moved[2:4] == pytest.approx([1, 1 / (1.2 * math.sqrt(2 * math.pi))], abs=0.02)
+        assert moved[4] + moved[5] == pytest.approx(start[6])
+        assert moved[6] == start[6]
+        assert status(page, here).startswith("At x = (0.1, 0.8), for q with mean 1.0")
+        plane = page.locator(f"{here} canvas[aria-label^='{bell}']")
+        plane.press("ArrowRight")
+        right = page.evaluate(BOUND)
+        assert right[2:4] == pytest.approx([moved[2] + 0.03 * 3, moved[3]])
+        plane.press("ArrowUp")
+        assert page.evaluate(BOUND)[3] < right[3]
+        said = page.locator(f"{here} .live-table td").all_inner_texts()
+        elbo, kl, total, evidence = (float(text.replace("−", "-")) for text in said)
+        assert elbo + kl == pytest.approx(total, abs=0.0011)
+        assert total == evidence
+        assert page.locator(f"{here} canvas[aria-label^='A bar']").get_attribute("aria-label")
+        # The sliders say the same, and move it too.
+        mean, scale = page.locator(f"{here} .live-slider input").all()
+        assert float(mean.input_value()) == pytest.approx(page.evaluate(BOUND)[2], abs=0.01)
+        scale.press("End")
+        assert page.evaluate(BOUND)[3] == 1.5
+        press(page, "The best Gaussian", here)
+        assert page.evaluate(BOUND)[5] == pytest.approx(0.45, abs=0.005)
+        drag(page, data, (0.1, 0.8), (-1, -1))
+        assert page.evaluate(BOUND)[:2] == pytest.approx([-1, -1], abs=0.03)
+        assert page.evaluate(BOUND)[6] != start[6]
+        press(page, "New point", here)
+        assert page.evaluate(BOUND)[:2] != pytest.approx([-1, -1], abs=0.03)
+        press(page, "Reset", here)
+        assert page.evaluate(BOUND) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["bound"]).as_uri())
+        page.locator(f"canvas[aria-label^='{data}']").tap()
+        assert page.evaluate(BOUND)[:2] == pytest.approx([0, 0], abs=0.05)
 
 
 # --- chapter 4 ----------------------------------------------------------------------------------
