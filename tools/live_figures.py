@@ -6,29 +6,20 @@ Links find it as `[…](#fig-live-NAME)`.
 """
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-LIVE = Path(__file__).parents[1] / "book" / "live"
+from flowvae_tutorial.notebook.figures import SHARED, own_scripts
+
 PICTURE = re.compile(r"figures/live-(\w+)\.png$")
-# In the order in which they need each other; a figure's weights and its own script come last.
-SCRIPTS = (
-    "tensor random networks distributions splines flows vae refinement data weights figure panel"
-).split()
-
-
-def own_scripts(figure: str) -> list[str]:
-    """Its weights, if anything in it was trained, and itself."""
-    weights = f"weights-{figure}"
-    return [weights, figure] if (LIVE / f"{weights}.js").exists() else [figure]
 
 
 def place_of(figure: str, *, first: bool) -> str:
     """The HTML in which a figure comes to life; the first of a page brings what all share."""
-    scripts = [*(SCRIPTS if first else ()), *own_scripts(figure)]
+    scripts = [*(SHARED if first else ()), *own_scripts(figure)]
     return "\n".join(
         [
             '<link rel="stylesheet" href="../_static/live.css">',

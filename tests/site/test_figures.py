@@ -13,8 +13,9 @@ from playwright.sync_api import Browser, Page
 import live
 from flowvae_tutorial import HierarchicalPosterior, HierarchicalPrior
 from flowvae_tutorial.data import load as rings
+from flowvae_tutorial.notebook import live_figure
+from flowvae_tutorial.notebook.figures import SHARED, figure_names, own_scripts
 from flowvae_tutorial.refinement import refine_with_trace
-from live_figures import SCRIPTS, own_scripts
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
     PHONE,
@@ -63,7 +64,7 @@ def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
     page = browser.new_page()
     page.set_default_timeout(120_000)
     page.set_content(f'<div id="live-{name}"></div>')
-    for script in [*SCRIPTS, *own_scripts(name)]:
+    for script in [*SHARED, *own_scripts(name)]:
         page.add_script_tag(path=LIVE / f"{script}.js")
     yield page
     page.close()
@@ -125,7 +126,7 @@ def test_what_is_packed_again_is_the_same_script(name: str) -> None:
 @pytest.mark.parametrize("page", sorted(set(CHAPTERS.values())))
 def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(page: str) -> None:
     names = [name for name, chapter in CHAPTERS.items() if chapter == page]
-    scripts = [*SCRIPTS, *(script for name in names for script in own_scripts(name))]
+    scripts = [*SHARED, *(script for name in names for script in own_scripts(name))]
     assert sum((LIVE / f"{script}.js").stat().st_size for script in scripts) < 250 * KB
 
 
@@ -178,6 +179,23 @@ def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) ->
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("new Promise(done => requestAnimationFrame(done))")
         assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+def test_a_notebook_has_the_figure_with_nothing_from_elsewhere(browser: Browser) -> None:  # noqa: F811
+    assert figure_names() == sorted(CHAPTERS)
+    for name in CHAPTERS:
+        page, asked, errors = browser.new_page(), [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+        html = live_figure(name).data
+        page.set_content(f"<!doctype html><body><p>A cell.</p>{html}</body>")
+        assert page.locator(f"#live-{name} canvas").count() >= 2
+        assert status(page, f"#live-{name}")
+        assert (asked, errors) == ([], [])
+        assert (
+            html.count("<script>") == html.count("</script>") == len([*SHARED, *own_scripts(name)])
+        )
+        page.close()
 
 
 # --- chapter 1 ----------------------------------------------------------------------------------
