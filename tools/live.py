@@ -21,8 +21,13 @@ from torch import Tensor, nn
 from flowvae_tutorial import (
     VAE,
     CouplingFlow,
+    FlowMatchingPrior,
     FlowPosterior,
+    GaussianLikelihood,
     GaussianPosterior,
+    HierarchicalPosterior,
+    HierarchicalPrior,
+    VampPrior,
     build,
     fit,
     fit_reward,
@@ -30,6 +35,8 @@ from flowvae_tutorial import (
 )
 from flowvae_tutorial.data import load
 from flowvae_tutorial.models import Sizes
+from flowvae_tutorial.networks import LOG_SCALE_BOUNDS, OnParts, TwoInputs, dense
+from flowvae_tutorial.priors import pseudo_inputs_from
 from flowvae_tutorial.storage.files import write_whole
 
 LIVE = Path(__file__).parents[1] / "book" / "live"
@@ -68,11 +75,16 @@ def untrained_posteriors() -> Modules:
     }
 
 
+def falling(lr: float, step: int, steps: int) -> float:
+    """The size of a step: it falls in the second half."""
+    return lr * min(1, 2 - 2 * step / steps)
+
+
 def fit_density(flow: CouplingFlow, points: Tensor, steps: int) -> None:
     """Maximum likelihood, as in section 4.3, with a step that falls in the second half."""
     optimizer = torch.optim.Adam(flow.parameters())
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - 2 * step / steps)
+        optimizer.param_groups[0]["lr"] = falling(5e-3, step, steps)
         rows = torch.randint(len(points), (256,))
         loss = -flow().log_prob(points[rows]).mean()
         optimizer.zero_grad()
@@ -167,7 +179,7 @@ def levels() -> tuple[Modules, str]:
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(denoise.net.parameters(), fused=True)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 5e-3 * min(1, 2 - 2 * step / steps)
+        optimizer.param_groups[0]["lr"] = falling(5e-3, step, steps)
         even = (torch.arange(batch) + torch.rand(())) / batch
         lam = (8 * even - 4)[:, None]
         rows = x[torch.randint(len(x), (batch,))]
@@ -187,10 +199,90 @@ def untrained_levels() -> Modules:
     return {"denoiser": Denoiser()}
 
 
+def pinwheel(count: int) -> Tensor:
+    """Five blades: Gaussians along a ray, which turns the further out they are. As in `data.js`."""
+    radius, across = 1.5 + 0.45 * torch.randn(count), 0.16 * torch.randn(count)
+    angle = 2 * torch.pi * torch.randint(5, (count,)) / 5 + 0.5 * radius
+    ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    return radius[:, None] * ray + across[:, None] * ray.flip(-1) * torch.tensor([-1, 1])
+
+
+def hierarchy() -> tuple[Modules, str]:
+    """Chapter 3: two levels of one number each, a VampPrior of 16 on top, on the pinwheel."""
+    modules, steps = untrained_hierarchy(), 3000
+    top, below = modules["top"], modules["below"]
+    prior = HierarchicalPrior(modules["prior"], modules["conditional"])
+    vae = VAE(prior, HierarchicalPosterior(top, below), modules["likelihood"])
+    torch.manual_seed(2)
+    x = pinwheel(2000)
+    modules["prior"].pseudo_inputs.data = pseudo_inputs_from(x, 16, bounds=None)
+    optimizer = torch.optim.Adam(vae.parameters(), fused=True)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = falling(4e-3, step, steps)
+        loss = vae.loss(x[torch.randint(len(x), (128,))], beta=min(1, step / 600))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return modules, "a pinwheel, one number a level, VampPrior of 16 on top, seed 2, 3,000 steps"
+
+
+def untrained_hierarchy(width: int = 32) -> Modules:
+    torch.manual_seed(2)
+
+    def both(second: int, out: int) -> TwoInputs:
+        return TwoInputs(dense(second, width), dense(1, width), mlp(2 * width, [width], out))
+
+    top = GaussianPosterior(mlp(2, [width] * 2, 2), LOG_SCALE_BOUNDS)
+    return {
+        "top": top,
+        "below": GaussianPosterior(both(2, 2), LOG_SCALE_BOUNDS),
+        "prior": VampPrior(top, torch.zeros(16, 2), bounds=None),
+        "conditional": GaussianPosterior(mlp(1, [width] * 2, 2)),
+        "likelihood": GaussianLikelihood(OnParts(1, both(1, 2)), 2),
+    }
+
+
+def particles() -> tuple[Modules, str]:
+    """Chapter 8: the velocity field of section 8.4, matched to the points of the ring."""
+    modules, codes, steps = untrained_particles(), load("rings").train, 3000
+    prior = modules["prior"]
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(prior.parameters(), fused=True)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = falling(5e-3, step, steps)
+        loss = prior.matching_loss(codes[torch.randint(len(codes), (256,))])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return modules, "the ring's points, a velocity field of 64–64, seed 0, 3,000 steps"
+
+
+def untrained_particles() -> Modules:
+    torch.manual_seed(0)
+    return {"prior": FlowMatchingPrior(2)}
+
+
+def digits() -> tuple[Modules, str]:
+    """Chapter 1: a VAE of the digits with two latent numbers."""
+    modules, data = untrained_digits(), load("digits")
+    vae = VAE(build("gaussian", data, Sizes(2, (64, 64))).prior, *modules.values())
+    fit(vae, data, seed=0, epochs=100, batch_size=64, lr=3e-3, decay=0.5, warmup=20)
+    return modules, "the 8×8 digits, two latent numbers, N(0, I), seed 0, 100 epochs"
+
+
+def untrained_digits() -> Modules:
+    torch.manual_seed(0)
+    vae = build("gaussian", load("digits"), Sizes(2, (64, 64)))
+    return {"posterior": vae.posterior, "likelihood": vae.likelihood}
+
+
 # Each figure's modules, trained with the name of their run, and as they are before their weights.
 FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules]]] = {
+    "digits": (digits, untrained_digits),
+    "hierarchy": (hierarchy, untrained_hierarchy),
     "layers": (layers, untrained_layers),
     "levels": (levels, untrained_levels),
+    "particles": (particles, untrained_particles),
     "posteriors": (posteriors, untrained_posteriors),
     "pseudo": (pseudo, untrained_pseudo),
     "walk": (walk, untrained_walk),

@@ -12,16 +12,14 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+from flowvae_tutorial.notebook.figures import SHARED, own_scripts
+
 PICTURE = re.compile(r"figures/live-(\w+)\.png$")
-# In the order in which they need each other; a figure's weights and its own script come last.
-SCRIPTS = (
-    "tensor random networks distributions splines flows vae refinement data weights figure panel"
-).split()
 
 
-def place_of(figure: str) -> str:
-    """The HTML in which a figure comes to life."""
-    scripts = [*SCRIPTS, f"weights-{figure}", figure]
+def place_of(figure: str, *, first: bool) -> str:
+    """The HTML in which a figure comes to life; the first of a page brings what all share."""
+    scripts = [*(SHARED if first else ()), *own_scripts(figure)]
     return "\n".join(
         [
             '<link rel="stylesheet" href="../_static/live.css">',
@@ -35,13 +33,15 @@ class LiveFigures(SphinxTransform):
     default_priority = 500  # before links look for their labels
 
     def apply(self, **_: object) -> None:
+        first = True
         for image in list(self.document.findall(nodes.image)):
             found = PICTURE.search(image["uri"])
             if not found:
                 continue
             place, name = image.parent, PurePosixPath(image["uri"]).stem
             below = place.next_node(descend=False, siblings=True)
-            raw = nodes.raw("", place_of(found[1]), format="html")
+            raw = nodes.raw("", place_of(found[1], first=first), format="html")
+            first = False
             caption = nodes.caption(below.rawsource, "", *below.children)
             figure = nodes.figure(
                 "", image, raw, caption, names=[f"fig-{name}"], classes=["live-still"]

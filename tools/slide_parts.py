@@ -31,7 +31,7 @@ BOX = re.compile(r"^<details><summary>[^\n]*\n(.*?)^</details>$", re.DOTALL | re
 # The name of a place that links lead to, and the mark by which a formula is linked to.
 PLACE, MARK = re.compile(r"^\([\w-]+\)=$", re.MULTILINE), re.compile(r'<a [^>]*"mathlabel".*?</a>')
 # The number of a picture is below it, by which the text calls it; the rest is for the speaker.
-CAPTION = re.compile(r"\*\*(Figure \d+\.\d+|Live figure \d+)\.\*\* ")
+CAPTION = re.compile(r"\*\*(Figure \d+\.\d+|Live figure \d+[ab]?)\.\*\* ")
 LIVE = re.compile(r"figures/live-(\w+)\.png$")
 
 

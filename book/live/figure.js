@@ -90,6 +90,8 @@
       super(canvas, redraw);
       this.name = name;
       this.extent = 3.2;
+      // Of one press of an arrow key, as a share of the extent; five times with shift.
+      this.stride = 0.03;
       this.at = [0, 0];
     }
 
@@ -222,7 +224,7 @@
       canvas.addEventListener("blur", () => tell("leave"));
       canvas.addEventListener("keydown", (event) => {
         const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-        const step = (event.shiftKey ? 0.15 : 0.03) * this.extent;
+        const step = (event.shiftKey ? 5 : 1) * this.stride * this.extent;
         if (by[event.key]) {
           this.at = this.at.map((v, i) =>
             Math.max(-this.extent, Math.min(this.extent, v + step * by[event.key][i])));

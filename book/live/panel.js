@@ -65,20 +65,24 @@
     };
   }
 
-  // Puts a figure in its place, if the page has one: `make(say)` returns its `nodes`, and `draw`.
+  // Puts a figure in its place, if the page has one: `make(say)` returns its `nodes`, and `draw`;
+  // `about` too, if nothing in it is trained.
   function mount(figure, make) {
     const root = document.getElementById(`live-${figure}`);
     if (!root) return;
     const status = element("p", { class: "lab-status", role: "status", "aria-live": "polite" });
     const made = make((words) => { status.textContent = words; });
-    root.replaceChildren(
-      ...made.nodes, status, element("p", { class: "live-weights" }, provenance(figure)));
+    root.replaceChildren(...made.nodes, status,
+      element("p", { class: "live-weights" }, made.about || provenance(figure)));
     new MutationObserver(made.draw).observe(
       document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     // In place of the still picture.
     document.documentElement.classList.add("live-alive");
-    FlowVAE.live = made;
+    // By name, since a page may have two; `live` is the last.
+    FlowVAE.figures[figure] = FlowVAE.live = made;
   }
 
-  Object.assign(FlowVAE, { button, titledPlane, onDrag, slider, choice, oncePerFrame, mount });
+  Object.assign(FlowVAE, {
+    button, titledPlane, onDrag, slider, choice, oncePerFrame, mount, figures: {},
+  });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

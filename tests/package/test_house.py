@@ -23,7 +23,7 @@ pretrained
 experiments experiments.record_files experiments.tables experiments.records
 experiments.refinement_records experiments.runs experiments.jobs experiments.pictures
 experiments.commands
-notebook.numbers notebook.sliders notebook notebook.panel
+notebook.numbers notebook.sliders notebook.figures notebook notebook.panel
 exercises.hints exercises
 """.split()
 CORE = [name for name in ORDER[: ORDER.index("plots") + 1] if "." not in name and name != "storage"]

@@ -172,7 +172,9 @@ def tracked() -> list[str]:
 
 
 def package_files() -> set[str]:
-    return {n for n in tracked() if n.startswith(("flowvae_tutorial/", "book/results/"))}
+    return {
+        n for n in tracked() if n.startswith(("flowvae_tutorial/", "book/results/", "book/live/"))
+    }
 
 
 class Built(NamedTuple):
@@ -206,9 +208,11 @@ def test_twine_finds_nothing_to_complain_of(built: Built) -> None:
     assert checked.stdout.count("PASSED") == len(built)
 
 
-def test_the_wheel_holds_the_package_its_records_and_nothing_else(built: Built) -> None:
-    # A chapter opened in Colab reads the records from the package.
-    expected = {re.sub("^book/results/", "flowvae_tutorial/results/", n) for n in package_files()}
+def test_the_wheel_holds_the_package_its_records_and_figures_and_nothing_else(built: Built) -> None:
+    # A chapter opened in Colab reads the records and the live figures from the package.
+    expected = {
+        re.sub("^book/(results|live)/", r"flowvae_tutorial/\1/", n) for n in package_files()
+    }
     folder = ROOT / "flowvae_tutorial" / "pretrained"
     models = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     weights = [f"flowvae_tutorial/pretrained/{name}.safetensors" for name in models]

@@ -18,7 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from flowvae_tutorial import InputError
-from flowvae_tutorial.notebook import expect, frame_slider
+from flowvae_tutorial.notebook import expect, frame_slider, live_figure
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +193,18 @@ def test_no_frames_or_a_start_that_is_none_of_them_is_refused(names: str, start:
     with pytest.raises(InputError, match="at least one frame") as error:
         page(start, names=names)
     assert "\n" not in str(error.value)
+
+
+# --- live figures ------------------------------------------------------------------------------
+
+
+def test_a_live_figure_brings_its_scripts_and_its_weights() -> None:
+    figure = live_figure("walk").data
+    assert 'id="live-walk"' in figure
+    assert 'FlowVAE.weights["walk"]' in figure
+    assert "src=" not in figure
+
+
+def test_a_live_figure_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(InputError, match=r"no live figure 'ring': choose one of bound, digits, "):
+        live_figure("ring")

@@ -11,9 +11,11 @@ import torch
 from playwright.sync_api import Browser, Page
 
 import live
+from flowvae_tutorial import HierarchicalPosterior, HierarchicalPrior
 from flowvae_tutorial.data import load as rings
+from flowvae_tutorial.notebook import live_figure
+from flowvae_tutorial.notebook.figures import SHARED, figure_names, own_scripts
 from flowvae_tutorial.refinement import refine_with_trace
-from live_figures import SCRIPTS
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
     PHONE,
@@ -29,12 +31,18 @@ from test_live import LIVE, run, same
 from test_site import load, page_path
 
 CHAPTERS = {
+    "bound": "book/01_gaussian_vae",
+    "digits": "book/01_gaussian_vae",
+    "hierarchy": "book/03_hierarchical_vampprior",
+    "particles": "book/08_latent_diffusion",
     "pseudo": "book/02_vampprior",
     "layers": "book/04_flow_priors",
     "levels": "book/07_towards_diffusion",
     "posteriors": "book/05_flow_posteriors",
     "walk": "book/06_refinement",
 }
+# What a model was trained for.
+TRAINED = [name for name in CHAPTERS if name in live.FIGURES]
 built = pytest.mark.usefixtures("built_site")
 KB = 1000
 
@@ -56,25 +64,26 @@ def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
     page = browser.new_page()
     page.set_default_timeout(120_000)
     page.set_content(f'<div id="live-{name}"></div>')
-    for script in [*SCRIPTS, f"weights-{name}", name]:
+    for script in [*SHARED, *own_scripts(name)]:
         page.add_script_tag(path=LIVE / f"{script}.js")
     yield page
     page.close()
 
 
-def status(page: Page) -> str:
-    return page.locator(".live-figure .lab-status").inner_text()
+def status(page: Page, place: str = ".live-figure") -> str:
+    return page.locator(f"{place} .lab-status").inner_text()
 
 
-def press(page: Page, button: str) -> None:
-    page.locator(".live-figure").get_by_role("button", name=button).press("Enter")
+def press(page: Page, button: str, place: str = ".live-figure") -> None:
+    page.locator(place).get_by_role("button", name=button).press("Enter")
 
 
 def place(page: Page, canvas: str, x: float, y: float) -> tuple[float, float]:
     """Where on the screen a plane shows the point (x, y)."""
     box = page.locator(f"canvas[aria-label^='{canvas}']").bounding_box()
     extent = page.evaluate(
-        "label => FlowVAE.live.planes.find(p => p.canvas.ariaLabel.startsWith(label)).extent",
+        "label => Object.values(FlowVAE.figures).flatMap(f => f.planes)"
+        ".find(p => p.canvas.ariaLabel.startsWith(label)).extent",
         canvas,
     )
     assert box
@@ -94,29 +103,30 @@ def drag(page: Page, canvas: str, *points: tuple[float, float]) -> None:
 
 
 def test_every_figure_has_its_chapter() -> None:
-    assert set(CHAPTERS) == set(live.FIGURES)
+    assert set(TRAINED) == set(live.FIGURES)
     assert {path.stem.removeprefix("weights-") for path in LIVE.glob("weights-*.js")} == set(
-        CHAPTERS
+        TRAINED
     )
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_weights_are_what_their_checksum_says(name: str) -> None:
     about, content = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
     assert hashlib.sha256(content).hexdigest() == about["sha256"]
     assert len(content) == 2 * sum(part["count"] for part in about["parts"].values())
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_is_packed_again_is_the_same_script(name: str) -> None:
     text = live.path_of(name).read_text(encoding="utf-8")
     about, _ = live.unpacked(text)
     assert live.packed(name, live.read(name), about["run"]) == text
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(name: str) -> None:
-    scripts = [*SCRIPTS, f"weights-{name}", name]
+@pytest.mark.parametrize("page", sorted(set(CHAPTERS.values())))
+def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(page: str) -> None:
+    names = [name for name, chapter in CHAPTERS.items() if chapter == page]
+    scripts = [*SHARED, *(script for name in names for script in own_scripts(name))]
     assert sum((LIVE / f"{script}.js").stat().st_size for script in scripts) < 250 * KB
 
 
@@ -137,11 +147,14 @@ def test_it_takes_the_place_of_its_picture_and_is_referred_to(browser: Browser, 
     with figure(browser, name, file=True) as page:
         assert page.locator(".live-still > img").is_hidden()
         assert page.locator(".live-still figcaption").is_visible()
-        about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
-        said = page.locator(".live-weights").inner_text()
-        assert about["run"] in said
-        assert about["sha256"][:12] in said
-        assert status(page)
+        said = page.locator(f"#live-{name} .live-weights").inner_text()
+        if name in TRAINED:
+            about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
+            assert about["run"] in said
+            assert about["sha256"][:12] in said
+        else:
+            assert said.startswith("Nothing is trained here: ")
+        assert status(page, f"#live-{name}")
     assert load(page_path(CHAPTERS[name])).select(f'a[href="#fig-live-{name}"]')
 
 
@@ -166,6 +179,243 @@ def test_a_theme_is_drawn_in_its_colours_at_once(browser: Browser, name: str) ->
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("new Promise(done => requestAnimationFrame(done))")
         assert not any(map(str.__eq__, before, page.evaluate(pictures)))
+
+
+def test_a_notebook_has_the_figure_with_nothing_from_elsewhere(browser: Browser) -> None:  # noqa: F811
+    assert figure_names() == sorted(CHAPTERS)
+    for name in CHAPTERS:
+        page, asked, errors = browser.new_page(), [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+        html = live_figure(name).data
+        page.set_content(f"<!doctype html><body><p>A cell.</p>{html}</body>")
+        assert page.locator(f"#live-{name} canvas").count() >= 2
+        assert status(page, f"#live-{name}")
+        assert (asked, errors) == ([], [])
+        assert (
+            html.count("<script>") == html.count("</script>") == len([*SHARED, *own_scripts(name)])
+        )
+        page.close()
+
+
+# --- chapter 1 ----------------------------------------------------------------------------------
+
+
+def exact_elbo(x: list[float], mean: float, scale: float) -> float:
+    """In closed form: averages of sines and squares of z over N(mean, scale²)."""
+    shrunk, twice = math.exp(-2 * scale**2), math.exp(-8 * scale**2)
+    square = (
+        (x[0] - shrunk * math.sin(2 * mean)) ** 2
+        + (1 - twice * math.cos(4 * mean)) / 2
+        - (shrunk * math.sin(2 * mean)) ** 2
+        + (x[1] - mean) ** 2
+        + scale**2
+    )
+    reconstruction = -square / (2 * 0.3**2) - math.log(2 * math.pi * 0.3**2)
+    return reconstruction - 0.5 * (mean**2 + scale**2 - 1 - 2 * math.log(scale))
+
+
+def exact_evidence(x: list[float]) -> float:
+    z = torch.linspace(-20, 20, 40001, dtype=torch.float64)
+    normal = torch.distributions.Normal
+    at = torch.stack([torch.sin(2 * z), z], dim=-1)
+    log_joint = normal(at, 0.3).log_prob(torch.tensor(x)).sum(-1) + normal(0.0, 1.0).log_prob(z)
+    return (log_joint.logsumexp(0) + math.log(0.001)).item()
+
+
+def test_figure_1a_has_the_bound_in_closed_form_and_what_it_leaves_out(browser: Browser) -> None:  # noqa: F811
+    given = [
+        ([0.1, 0.8], 0.2, 0.6), ([0.1, 0.8], 2.5, 1.5), ([0.1, 0.8], -2.5, 0.05),
+        ([-1.1, -2.9], -1.0, 0.3), ([3.2, -3.2], 0.7, 1.2), ([0.0, 0.0], 0.0, 1.0),
+    ]  # fmt: skip
+    with alone(browser, "bound") as page:
+        found = page.evaluate(
+            "all => all.map(([x, mean, scale]) => { const known = FlowVAE.live.truth(x);"
+            "const { elbo, kl } = FlowVAE.live.terms(known, mean, scale);"
+            "return [elbo, kl, known.logEvidence]; })", given,
+        )  # fmt: skip
+    for (x, mean, scale), (elbo, kl, evidence) in zip(given, found, strict=True):
+        assert elbo == pytest.approx(exact_elbo(x, mean, scale), rel=1e-5)
+        assert evidence == pytest.approx(exact_evidence(x), rel=1e-5)
+        assert elbo + kl == pytest.approx(evidence, rel=1e-9)
+        assert kl > 0
+
+
+def test_figure_1a_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    best = """x => {
+        const known = FlowVAE.live.truth(x), { mean, scale } = FlowVAE.live.best(known);
+        const around = [[1, 0], [-1, 0], [0, 1], [0, -1]].map(([a, b]) =>
+            FlowVAE.live.terms(known, mean + 0.01 * a, scale + 0.01 * b).kl);
+        const { kl } = FlowVAE.live.terms(known, mean, scale);
+        return [kl, Math.min(...around), known.logEvidence];
+    }"""
+    with alone(browser, "bound") as page:
+        # That of section 1.1.
+        kl, around, evidence = page.evaluate(best, [0.1, 0.8])
+        assert (round(kl, 2), round(evidence, 2)) == (0.45, -3.27)
+        assert around > kl
+        kl, _, far = page.evaluate(best, [-3.0, -0.8])
+        assert kl < 0.1
+        assert far < evidence - 10
+
+
+BOUND = (
+    "(({x, mean, scale, terms, known}) => [...x, mean, scale, terms.elbo, terms.kl,"
+    " known.logEvidence])(FlowVAE.figures.bound.state)"
+)
+
+
+@built
+def test_in_figure_1a_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    here, data, bell = "#live-bound", "Data plane with the decoder", "Latent axis"
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with figure(browser, "bound", file=True) as page:
+        start = page.evaluate(BOUND)
+        # The top of q, to a mean of 1 and half of the height that is shown: 1.2.
+        drag(page, bell, (0.2, 0), (0.5, 0.5), (1, 0))
+        page.evaluate(frame)
+        moved = page.evaluate(BOUND)
+        assert moved[:2] == start[:2]
+        assert moved[2:4] == pytest.approx([1, 1 / (1.2 * math.sqrt(2 * math.pi))], abs=0.02)
+        assert moved[4] + moved[5] == pytest.approx(start[6])
+        assert moved[6] == start[6]
+        assert status(page, here).startswith("At x = (0.1, 0.8), for q with mean 1.0")
+        plane = page.locator(f"{here} canvas[aria-label^='{bell}']")
+        plane.press("ArrowRight")
+        right = page.evaluate(BOUND)
+        assert right[2:4] == pytest.approx([moved[2] + 0.03 * 3, moved[3]])
+        plane.press("ArrowUp")
+        assert page.evaluate(BOUND)[3] < right[3]
+        said = page.locator(f"{here} .live-table td").all_inner_texts()
+        elbo, kl, total, evidence = (float(text.replace("−", "-")) for text in said)
+        assert elbo + kl == pytest.approx(total, abs=0.0011)
+        assert total == evidence
+        assert page.locator(f"{here} canvas[aria-label^='A bar']").get_attribute("aria-label")
+        # The sliders say the same, and move it too.
+        mean, scale = page.locator(f"{here} .live-slider input").all()
+        assert float(mean.input_value()) == pytest.approx(page.evaluate(BOUND)[2], abs=0.01)
+        scale.press("End")
+        assert page.evaluate(BOUND)[3] == 1.5
+        press(page, "The best Gaussian", here)
+        assert page.evaluate(BOUND)[5] == pytest.approx(0.45, abs=0.005)
+        drag(page, data, (0.1, 0.8), (-1, -1))
+        assert page.evaluate(BOUND)[:2] == pytest.approx([-1, -1], abs=0.03)
+        assert page.evaluate(BOUND)[6] != start[6]
+        press(page, "New point", here)
+        assert page.evaluate(BOUND)[:2] != pytest.approx([-1, -1], abs=0.03)
+        press(page, "Reset", here)
+        assert page.evaluate(BOUND) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["bound"]).as_uri())
+        page.locator(f"canvas[aria-label^='{data}']").tap()
+        assert page.evaluate(BOUND)[:2] == pytest.approx([0, 0], abs=0.05)
+
+
+def test_the_model_of_figure_1b_is_the_packages_and_so_are_the_terms(browser: Browser) -> None:  # noqa: F811
+    modules = double("digits")
+    x, z = torch.rand(1, 64, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "digits") as page:
+        found = run(
+            page, "const { model, terms, seen } = FlowVAE.live, x = T(X);"
+            "const { reconstruction, kl } = terms(model, x, T(Z));"
+            "return [rows(model.posterior.forward(x).logProb(T(Z))), [[reconstruction, kl]],"
+            "  rows(model.likelihood.forward(T(Z)).logProb(x)), rows(seen([0, 0.5, 1]))]", X=x, Z=z,
+        )  # fmt: skip
+    q, likelihood = modules["posterior"](x), modules["likelihood"]
+    same(found[0], q.log_prob(z[:, None])[:, 0])
+    drawn = q.mean + q.base_dist.scale * z
+    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(drawn).sum(-1)
+    kl = (q.log_prob(drawn[:, None])[:, 0] - log_prior).mean()
+    same(found[1], torch.stack([likelihood(drawn).log_prob(x).mean(), kl]))
+    same(found[2], likelihood(z).log_prob(x))
+    # The middle of what dequantisation makes of an empty, a half-full and a full pixel.
+    assert found[3][0][:3] == pytest.approx([0.5 / 17, 8.5 / 17, 16.5 / 17])
+
+
+def test_figure_1b_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    elbos = """() => [0, 1, 2, 3, 4].map(which => {
+        const f = FlowVAE.live, ink = f.example(which);
+        const elbo = paint => {
+            Object.assign(f.state, { ink: paint });
+            f.update();
+            return [f.state.terms.reconstruction - f.state.terms.kl, ...f.state.q.loc];
+        };
+        const blot = ink.slice();
+        for (const row of [0, 3, 7]) blot[8 * row] = 1;
+        return [elbo(ink), elbo(blot)];
+    })"""
+    with alone(browser, "digits") as page:
+        found = page.evaluate(elbos)
+    # Digits by hand are nearly as probable as those of the data, -ELBO about -50; a blot is not.
+    assert all(own[0] > 0 for own, _ in found)
+    assert all(blot[0] < own[0] - 1000 for own, blot in found)
+    places = [tuple(own[1:]) for own, _ in found]
+    apart = [math.dist(a, b) for i, a in enumerate(places) for b in places[:i]]
+    assert min(apart) > 0.2
+
+
+@built
+def test_in_figure_1b_mouse_keyboard_and_finger_draw_alike(browser: Browser) -> None:  # noqa: F811
+    here, pad, place_of = "#live-digits", "A pad of 8", "Map of the latent"
+    state = "FlowVAE.figures.digits.state"
+    ink, code = f"[...{state}.ink]", f"[...{state}.q.loc, {state}.terms.kl]"
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with figure(browser, "digits", file=True) as page:
+        start = page.evaluate(code)
+        press(page, "Clear", here)
+        assert page.evaluate(f"Math.max(...{ink})") == 0
+        empty = page.evaluate(code)
+        # Down the middle of column 4, from row 2 to row 7.
+        drag(page, pad, (-0.5, 2.5), (-0.5, -2.5))
+        page.evaluate(frame)
+        drawn = page.evaluate(ink)
+        assert [drawn[8 * r + 3] for r in range(8)] == pytest.approx([0.3, *[1] * 6, 0.3], abs=0.1)
+        assert max(drawn[8 * r] for r in range(8)) == 0
+        assert page.evaluate(code) != empty
+        assert status(page, here).startswith("Encoded at z = (")
+        # The same by keyboard: space, then down by whole pixels.
+        press(page, "Clear", here)
+        plane = page.locator(f"{here} canvas[aria-label^='{pad}']")
+        page.evaluate("FlowVAE.figures.digits.planes[0].at = [-0.5, 2.5]")
+        plane.press("Space")
+        for _ in range(10):
+            plane.press("ArrowDown")
+            plane.press("Space")
+        assert page.evaluate(ink) == pytest.approx(drawn, abs=0.1)
+        plane.press("ArrowDown")
+        assert status(page, here) == "Pen in row 8, column 4."
+        # The rubber takes it away.
+        page.locator(f"{here} select").select_option("rubber")
+        drag(page, pad, (-0.5, 3.5), (-0.5, -3.5))
+        page.evaluate(frame)
+        assert max(page.evaluate(ink)) < 0.75
+        # The map decodes where one points, and where the arrow keys lead.
+        probed = f"[...{state}.probed.data]"
+        before = page.evaluate(probed)
+        page.mouse.move(*place(page, place_of, -2, -2))
+        page.evaluate(frame)
+        assert page.evaluate(f"{state}.probe") == pytest.approx([-2, -2], abs=0.05)
+        assert page.evaluate(probed) != before
+        page.mouse.move(0, 0)
+        page.locator(f"{here} canvas[aria-label^='{place_of}']").press("ArrowRight")
+        assert page.evaluate(f"{state}.probe")[0] == pytest.approx(-2 + 0.03 * 3.25, abs=0.05)
+        assert status(page, here).startswith("Decoded at z = (")
+        press(page, "Next example", here)
+        assert page.evaluate(code) != start
+        kl = page.evaluate(f"{state}.terms.kl")
+        press(page, "New noise", here)
+        assert page.evaluate(f"{state}.terms.kl") != kl
+        press(page, "Reset", here)
+        assert page.evaluate(code) == start
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["digits"]).as_uri())
+        before = page.evaluate(f"{ink}[0]")
+        page.locator(f"canvas[aria-label^='{pad}']").tap(position={"x": 12, "y": 12})
+        assert page.evaluate(f"{ink}[0]") > before + 0.5
 
 
 # --- chapter 4 ----------------------------------------------------------------------------------
@@ -672,3 +922,189 @@ def test_in_figure_2_mouse_keyboard_and_finger_move_alike(browser: Browser) -> N
         page.locator(f"canvas[aria-label^='{data}']").tap()
         chosen = page.evaluate("FlowVAE.live.state.chosen")
         assert page.evaluate(f"{at}({chosen})") == pytest.approx([0, 0], abs=0.05)
+
+
+# --- chapter 3 ----------------------------------------------------------------------------------
+
+
+def test_the_levels_of_figure_3_are_those_of_the_package(browser: Browser) -> None:  # noqa: F811
+    modules = double("hierarchy")
+    prior = HierarchicalPrior(modules["prior"], modules["conditional"])
+    posterior = HierarchicalPosterior(modules["top"], modules["below"])
+    x, z = 2 * torch.randn(9, 2, dtype=torch.float64), 4 * torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "hierarchy") as page:
+        found = run(
+            page, "const { top, below, likelihood, logProbParts } = FlowVAE.live.model;"
+            "const z = T(Z), z2 = FlowVAE.columns(z, [0]), z1 = FlowVAE.columns(z, [1]), x = T(X);"
+            "return [...logProbParts(z), top.forward(x).logProb(z2),"
+            "  below.forward([x, z2]).logProb(z1), likelihood.forward(z).logProb(x)].map(rows)",
+            X=x, Z=z,
+        )  # fmt: skip
+    for part, expected in zip(found[:2], prior().log_prob_parts(z), strict=True):
+        same(part, expected)
+    for part, expected in zip(found[2:4], posterior(x).log_prob_parts(z), strict=True):
+        same(part, expected)
+    same(found[4], modules["likelihood"](z).log_prob(x))
+
+
+def test_figure_3_draws_a_level_given_the_other(browser: Browser) -> None:  # noqa: F811
+    modules = double("hierarchy")
+    z2, z1 = 4.0, -0.5
+    with alone(browser, "hierarchy") as page:
+        drawn = page.evaluate(
+            "() => { const f = FlowVAE.live; const seen = [[], []];"
+            "for (let seed = 0; seed < 40; seed++) { f.state.seed = seed; f.update();"
+            "  f.rows.forEach(({ z }, i) => { for (let n = 0; n < z.rows; n++)"
+            "    seen[i].push([...z.row(n)]); }); } return seen; }"
+        )
+    held_top, held_lower = (torch.tensor(z, dtype=torch.float64) for z in drawn)
+    assert (held_top[:, 0] == z2).all()
+    assert (held_lower[:, 1] == z1).all()
+    p1 = modules["conditional"](torch.tensor([[z2]], dtype=torch.float64))
+    error = p1.base_dist.scale.item() / len(held_top) ** 0.5
+    assert abs(held_top[:, 1].mean() - p1.mean.item()) < 4 * error + 0.01
+    assert held_top[:, 1].std() == pytest.approx(p1.base_dist.scale.item(), rel=0.05)
+    # p(z₂ | z₁) by Bayes' rule, on a grid.
+    free = torch.linspace(-13, 13, 5201, dtype=torch.float64)[:, None]
+    z = torch.cat([free, torch.full_like(free, z1)], dim=-1)
+    prior = HierarchicalPrior(modules["prior"], modules["conditional"])
+    share = prior().log_prob(z).softmax(0)
+    mean = (share * free[:, 0]).sum()
+    scale = (share * (free[:, 0] - mean) ** 2).sum().sqrt()
+    assert abs(held_lower[:, 0].mean() - mean) < 4 * scale / len(held_lower) ** 0.5 + 0.01
+    assert held_lower[:, 0].std() == pytest.approx(scale.item(), rel=0.05)
+
+
+def test_figure_3_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    with alone(browser, "hierarchy") as page:
+        top, lower = page.evaluate("FlowVAE.live.rows.map(row => row.spread)")
+        assert (top["blades"] == 1) & (top["most"] > 0.95)
+        assert (lower["blades"] >= 3) & (lower["most"] < 0.7)
+        # Elsewhere the top level leaves it open which blade it is.
+        page.evaluate("FlowVAE.live.state.z = [-4, 0]; FlowVAE.live.update();")
+        assert page.evaluate("FlowVAE.live.rows[0].spread.most") < 0.75
+
+
+@built
+def test_in_figure_3_mouse_keyboard_and_finger_move_alike(browser: Browser) -> None:  # noqa: F811
+    latent, data, at = "Latent plane", "Data plane", "FlowVAE.live.state.z"
+    shown = "(({z, hold, drawn}) => [hold, ...z, ...drawn.x.data])(FlowVAE.live.state)"
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with figure(browser, "hierarchy", file=True) as page:
+        start = page.evaluate(shown)
+        drag(page, latent, (-0.5, 4), (0, 0), (-3, 4.5))
+        page.evaluate(frame)
+        assert page.evaluate(at) == pytest.approx([4.5, -3], abs=0.1)
+        said = status(page)
+        assert said.startswith("With z₂ held at 4.")
+        plane = page.locator(f"canvas[aria-label^='{latent}']")
+        before = page.evaluate(at)
+        plane.press("ArrowUp")
+        assert page.evaluate(at) == pytest.approx([before[0] + 0.03 * 9, before[1]])
+        page.locator(".live-figure select").select_option("lower")
+        assert status(page).startswith("With z₁ held at −3")
+        held = page.evaluate("[...FlowVAE.live.state.drawn.z.data].filter((_, i) => i % 2)")
+        assert set(held) == {page.evaluate(at)[1]}
+        before = page.evaluate(shown)
+        press(page, "New noise")
+        assert page.evaluate(shown) != before
+        # A point of the data is encoded, and its code decodes to a place nearby.
+        drag(page, data, (1.1, 1.4), (1.1, 1.4))
+        page.evaluate(frame)
+        assert page.evaluate("FlowVAE.live.state.x") == pytest.approx([1.1, 1.4], abs=0.4)
+        press(page, "Reset")
+        assert page.evaluate(shown) == start
+        assert page.locator(".live-figure select").input_value() == "top"
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["hierarchy"]).as_uri())
+        page.locator(f"canvas[aria-label^='{latent}']").tap()
+        assert page.evaluate(at) == pytest.approx([0, 0], abs=0.1)
+
+
+# --- chapter 8 ----------------------------------------------------------------------------------
+
+
+def euler(prior: Any, u: torch.Tensor, steps: int) -> torch.Tensor:
+    for step in range(steps):
+        u = u + prior.velocity(u, u.new_tensor(step / steps)) / steps
+    return u
+
+
+def test_the_field_of_figure_8_is_the_packages_with_its_density(browser: Browser) -> None:  # noqa: F811
+    prior = double("particles")["prior"]
+    h = 1.5 * torch.randn(9, 2, dtype=torch.float64)
+    with alone(browser, "particles") as page:
+        found = run(
+            page, "const { prior, follow, logProb } = FlowVAE.live, h = T(H);"
+            "return [...prior.withDivergence(h, 0.3), prior.forward(h, 0.3), logProb(prior, h),"
+            "  follow(prior, h, 8, 'rk4').at(-1), follow(prior, h, 5, 'euler').at(-1)].map(rows)",
+            H=h,
+        )  # fmt: skip
+    with torch.no_grad():
+        velocity, divergence = prior.velocity.with_divergence(
+            h, torch.tensor(0.3, dtype=torch.float64)
+        )
+        same(found[0], velocity)
+        same(found[1], divergence)
+        same(found[2], velocity)
+        same(found[3], prior().log_prob(h))
+        same(found[4], prior().transform(h))
+        same(found[5], euler(prior, h, 5))
+
+
+def test_figure_8_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
+    with alone(browser, "particles") as page:
+        plain, classical = page.evaluate(
+            "['euler', 'rk4'].map(solver => [1, 8, 32].map(steps => {"
+            "  FlowVAE.live.set({ steps, solver }); return FlowVAE.live.measures(solver); }))"
+        )
+    # One plain step ends in the middle, on a straight path.
+    assert plain[0]["astray"] > 95
+    assert plain[0]["detour"] == pytest.approx(1)
+    # Eight of the solver, 32 calls, are better than 32 plain steps, of as many calls.
+    assert classical[1]["calls"] == plain[2]["calls"] == 32
+    assert classical[1]["off"] < 0.2 * plain[2]["off"]
+    assert classical[1]["detour"] > 1.3
+
+
+@built
+def test_figure_8_goes_through_time_by_sliders_buttons_and_drags(browser: Browser) -> None:  # noqa: F811
+    state = "(({steps, solver, time, seed, start}) => [steps, solver, time, seed, ...start])"
+    state += "(FlowVAE.live.state)"
+    with figure(browser, "particles", file=True) as page:
+        start = page.evaluate(state)
+        counts, when = page.locator(".live-slider input").all()
+        counts.press("Home")
+        assert page.evaluate("FlowVAE.live.state.own.length") == 2
+        assert status(page).startswith("Time 1.00. With 1 Runge–Kutta step the")
+        said = status(page)
+        page.locator(".live-figure select").select_option("euler")
+        assert status(page) != said
+        when.press("ArrowLeft")
+        assert page.evaluate("FlowVAE.live.state.time") == pytest.approx(0.99)
+        press(page, "Back to noise")
+        page.wait_for_function("FlowVAE.live.state.time == 0")
+        page.emulate_media(reduced_motion="reduce")
+        press(page, "To the codes")
+        assert page.evaluate("FlowVAE.live.state.time") == 1
+        drag(page, "Particles", (0, 0), (1, -1))
+        assert page.evaluate(state)[4:] == pytest.approx([1, -1], abs=0.03)
+        cloud = page.locator("canvas[aria-label^='Particles']")
+        before = page.evaluate(state)
+        cloud.press("ArrowRight")
+        assert page.evaluate(state)[4] == pytest.approx(before[4] + 0.03 * 3.2)
+        calls = page.locator(".live-table tbody tr td:first-of-type").all_inner_texts()
+        assert calls == ["1", "4"]
+        press(page, "New noise")
+        assert page.evaluate(state)[3] == 1
+        press(page, "Reset")
+        assert page.evaluate(state) == start
+        assert when.input_value() == "1"
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["particles"]).as_uri())
+        page.locator("canvas[aria-label^='Particles']").tap()
+        assert page.evaluate(state)[4:] == pytest.approx([0, 0], abs=0.05)
