@@ -23,6 +23,7 @@ from torch.distributions import (
 
 from flowvae_tutorial import (
     VAE,
+    AutoregressiveFlow,
     Chain,
     CouplingFlow,
     Flow,
@@ -44,6 +45,7 @@ from flowvae_tutorial import (
     refine_with_trace,
     rsample_and_log_prob,
 )
+from flowvae_tutorial.autoregressive import InverseAutoregressive, MaskedNetwork
 from flowvae_tutorial.transforms import rational_quadratic_spline
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -860,6 +862,42 @@ def test_eq_flow_kl() -> None:
         density = q.log_prob(grid).exp() * (q.log_prob(grid) - flow().log_prob(grid))
     exact = quadrature(density.reshape(301, 301), line, line)
     assert kl.mean().item() == pytest.approx(exact, abs=4 * kl.std().item() / 20_000**0.5)
+
+
+def test_eq_autoregressive() -> None:
+    torch.manual_seed(0)
+    net = MaskedNetwork(4, 0, (16,)).double()
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
+    u = torch.randn(4).double()
+    with torch.no_grad():
+        z, ladj = InverseAutoregressive(net(None)).call_and_ladj(u)
+        for i in range(4):
+            # What comes from i on is changed: the shift and the log-scale of i stay.
+            changed = torch.cat([u[:i], 9 * torch.randn(4 - i).double()])
+            shift, raw = net(None)(changed).chunk(2)
+            log_scale = 2 * raw[i].tanh()
+            torch.testing.assert_close(z[i], shift[i] + log_scale.exp() * u[i])
+            ladj = ladj - log_scale
+    assert ladj.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_eq_inside() -> None:
+    torch.manual_seed(0)
+    flow = AutoregressiveFlow(2, transforms=2, hidden=(8,)).double()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    loc, scale = torch.tensor([0.5, -0.3]).double(), torch.tensor([0.6, 0.9]).double()
+    q, line = Independent(Normal(loc, scale), 1), torch.linspace(-12, 12, 801).double()
+    u = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        z, ladj = flow.transform().call_and_ladj(u)
+        density = (q.log_prob(z) + ladj).exp()
+        drawn, _ = flow.transform().inverse_and_ladj(q.sample((20_000,)))
+    assert quadrature(density.reshape(801, 801), line, line) == pytest.approx(1, abs=1e-5)
+    mean = [quadrature((density * each).reshape(801, 801), line, line) for each in u.T]
+    error = 4 * drawn.std(0).max().item() / 20_000**0.5
+    assert drawn.mean(0).tolist() == pytest.approx(mean, abs=error)
 
 
 def test_eq_energy_distance() -> None:
