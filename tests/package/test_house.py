@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "flowvae_tutorial"
 ORDER = """
 errors arguments networks splines transforms contract distributions mixtures
 flows autoregressive flow_matching priors posteriors likelihoods
-refinement rewards vae stages evaluation comparison history
+refinement rewards vae bounds stages evaluation comparison history
 storage storage.files storage.schema storage.downloads storage.weights storage.checkpoints
 data models plots
 storage.trained storage.own_data
