@@ -1011,6 +1011,48 @@ def test_eq_pull_back() -> None:
     assert (log_p - elbo_z > 0.01).all()
 
 
+def test_eq_iwae() -> None:
+    # x ~ N(z, 1) under z ~ N(0, 1), at x = 1, for a q that is a little off.
+    torch.manual_seed(0)
+    q, log_p_x = Normal(0.8, 0.9), Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0))
+    bounds = []
+    for samples in (1, 2, 8, 64):
+        z = q.sample((samples, 100_000))
+        log_w = Normal(0.0, 1.0).log_prob(z) + Normal(z, 1.0).log_prob(torch.tensor(1.0))
+        log_w = log_w - q.log_prob(z)
+        bounds.append((log_w.logsumexp(0) - math.log(samples)).mean())
+    elbo = log_p_x - kl_divergence(q, Normal(0.5, 0.5**0.5))
+    assert bounds[0].item() == pytest.approx(elbo.item(), abs=0.01)
+    assert bounds == sorted(bounds)
+    assert bounds[-1].item() == pytest.approx(log_p_x.item(), abs=0.005)
+
+
+def test_eq_dreg() -> None:
+    # Both lines, at K = 2, against the gradient of the bound itself on a grid of both noises.
+    x, line = torch.tensor(1.0).double(), torch.linspace(-8, 8, 401).double()
+    eps = torch.stack(torch.meshgrid(line, line, indexing="ij"))
+    density = Normal(0.0, 1.0).log_prob(eps).sum(0).exp()
+    mean, prior_mean = (torch.tensor(v).double().requires_grad_() for v in (0.8, 0.1))
+
+    def log_weights(z: Tensor, mean: Tensor, prior_mean: Tensor) -> Tensor:
+        log_p = Normal(prior_mean, 1.0).log_prob(z) + Normal(z, 1.0).log_prob(x)
+        return log_p - Normal(mean, 0.9).log_prob(z)
+
+    def average(values: Tensor) -> Tensor:
+        return torch.trapezoid(torch.trapezoid(density * values, line, dim=-1), line, dim=-1)
+
+    log_w = log_weights(mean + 0.9 * eps, mean, prior_mean)
+    bound = average(log_w.logsumexp(0) - math.log(2))
+    of_mean, of_prior = torch.autograd.grad(bound, (mean, prior_mean))
+    z = (mean + 0.9 * eps).detach().requires_grad_()
+    log_w = log_weights(z, mean.detach(), prior_mean.detach())
+    (slope,) = torch.autograd.grad(log_w.sum(), z)
+    share = log_w.detach().softmax(0)
+    torch.testing.assert_close(average((share**2 * slope).sum(0)), of_mean)
+    score = z.detach() - prior_mean.detach()
+    torch.testing.assert_close(average((share * score).sum(0)), of_prior)
+
+
 # --- chapter 6 --------------------------------------------------------------------------------
 
 
