@@ -10,6 +10,7 @@ if os.path.basename((sys.argv or [""])[0]) in ("-m", "flowvae", "flowvae.exe"):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
+from .autoregressive import AutoregressiveFlow
 from .comparison import energy_distance, modes_found, precision_and_recall
 from .distributions import Chain, rsample_and_log_prob
 from .errors import InputError
@@ -52,6 +53,7 @@ __version__ = "0.2.0"
 __all__ = [
     "ELBO",
     "VAE",
+    "AutoregressiveFlow",
     "BernoulliLikelihood",
     "Chain",
     "CouplingFlow",

@@ -118,7 +118,7 @@ class CouplingFlow(nn.Module):
         torch.Size([10])
     """
 
-    coupling: Callable[[int, Callable[[Tensor], Tensor]], Bijection]
+    kind: str
     orders: Tensor
     orders_back: Tensor
 
@@ -156,13 +156,9 @@ class CouplingFlow(nn.Module):
             )
         self.features = features
         self.context = context
-        self.coupling = AffineCoupling if kind == "affine" else SplineCoupling
+        self.kind = kind
         self.size = features // 2
-        each = 2 if kind == "affine" else 3 * BINS - 1
-        self.nets = nn.ModuleList(
-            Conditioner(self.size, context, hidden, each * (features - self.size))
-            for _ in range(transforms)
-        )
+        self.nets = nn.ModuleList(self._network(hidden) for _ in range(transforms))
         self.loc = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         # Drawn at random, so it belongs to the weights.
@@ -179,7 +175,7 @@ class CouplingFlow(nn.Module):
         permutations = list(map(Permutation, self.orders, self.orders_back))
         maps: list[Bijection] = []
         for permutation, net in zip(permutations, self.nets, strict=False):
-            maps += [permutation, self.coupling(self.size, net(context))]
+            maps += [permutation, self._map(net(context))]
         if maps:
             maps.append(permutations[-1])
         return Composition([*maps, ElementwiseAffine(self.loc, self.log_scale)])
@@ -192,11 +188,19 @@ class CouplingFlow(nn.Module):
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""
-        kind = "affine" if self.coupling is AffineCoupling else "spline"
         return (
             f"features={self.features}, context={self.context}, transforms={len(self.nets)}, "
-            f"kind={kind}"
+            f"kind={self.kind}"
         )
+
+    def _network(self, hidden: tuple[int, ...]) -> Conditioner:
+        each = 2 if self.kind == "affine" else 3 * BINS - 1
+        changed = self.features - self.size
+        return Conditioner(self.size, self.context, hidden, each * changed)
+
+    def _map(self, net: Callable[[Tensor], Tensor]) -> Bijection:
+        coupling = AffineCoupling if self.kind == "affine" else SplineCoupling
+        return coupling(self.size, net)
 
     def _check(self, context: Tensor | None) -> None:
         if context is None and self.context:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from .arguments import plain_sizes, text, widths
+from .autoregressive import AutoregressiveFlow
 from .data import Data
 from .errors import InputError
 from .flow_matching import FlowMatchingPrior
@@ -44,7 +45,7 @@ DIGITS = Sizes(latent=16, hidden=(128, 128), components=50, pseudo_inputs=100)
 RINGS = Sizes(latent=2, hidden=(64, 64), components=8, pseudo_inputs=50, transforms=8)
 # Tomczak and Welling (2018), for images of 28 by 28 pixels.
 MNIST = Sizes(40, hidden=(300, 300), components=500, pseudo_inputs=500, flow_hidden=(256, 256))
-Kind = Literal["affine", "spline"]
+MakeFlow = Callable[[int, int, int, tuple[int, ...]], CouplingFlow]
 
 
 def default_sizes(data: Data) -> Sizes:
@@ -96,23 +97,19 @@ def vamp_prior(data: Data, sizes: Sizes, posterior: nn.Module) -> VampPrior:
     return VampPrior(posterior, start, bounds=bounds)
 
 
-def coupling_flow(sizes: Sizes, kind: Kind, context: int = 0) -> CouplingFlow:
-    """A flow over the latents, conditional if it has a context."""
-    return CouplingFlow(sizes.latent, context, sizes.transforms, sizes.flow_hidden, kind)
-
-
-def _flow(kind: Kind, data: Data, sizes: Sizes, posterior: nn.Module) -> CouplingFlow:
-    return coupling_flow(sizes, kind)
+def _flow(flow: MakeFlow, data: Data, sizes: Sizes, posterior: nn.Module) -> CouplingFlow:
+    return flow(sizes.latent, 0, sizes.transforms, sizes.flow_hidden)
 
 
 def _matching(data: Data, sizes: Sizes, posterior: nn.Module) -> FlowMatchingPrior:
     return FlowMatchingPrior(sizes.latent, sizes.flow_hidden)
 
 
-def flow_posterior(kind: Kind, data: Data, sizes: Sizes) -> FlowPosterior:
+def flow_posterior(flow: MakeFlow, data: Data, sizes: Sizes) -> FlowPosterior:
     """q(z | x), a Gaussian bent by a flow that is conditioned on its mean."""
     net = mlp(data.features, sizes.hidden, 2 * sizes.latent, hidden_layer(data))
-    return FlowPosterior(net, coupling_flow(sizes, kind, context=sizes.latent), LOG_SCALE_BOUNDS)
+    bend = flow(sizes.latent, sizes.latent, sizes.transforms, sizes.flow_hidden)
+    return FlowPosterior(net, bend, LOG_SCALE_BOUNDS)
 
 
 def two_inputs(data: Data, sizes: Sizes, first: int, out_features: int) -> TwoInputs:
@@ -154,8 +151,9 @@ def _mixture(data: Data, sizes: Sizes) -> VAE:
     return VAE(prior, gaussian_posterior(data, sizes), likelihood(data, sizes))
 
 
-_affine, _spline = partial(_flow, "affine"), partial(_flow, "spline")
-_bent, _bent_by_spline = partial(flow_posterior, "affine"), partial(flow_posterior, "spline")
+_spline, _iaf = partial(CouplingFlow, kind="spline"), partial(AutoregressiveFlow, kind="inverse")
+_bend, _bend_spline, _maf = (partial(_flow, f) for f in (CouplingFlow, _spline, AutoregressiveFlow))
+_bent, _bent_spline, _bent_iaf = (partial(flow_posterior, f) for f in (CouplingFlow, _spline, _iaf))
 
 MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "gaussian": partial(_one_level, _standard_normal, gaussian_posterior),
@@ -163,16 +161,18 @@ MODELS: dict[str, Callable[[Data, Sizes], VAE]] = {
     "vampprior": partial(_one_level, vamp_prior, gaussian_posterior),
     "hvae": partial(_two_levels, _standard_normal),
     "hierarchical-vampprior": partial(_two_levels, vamp_prior),
-    "flow-prior": partial(_one_level, _affine, gaussian_posterior),
-    "spline-flow-prior": partial(_one_level, _spline, gaussian_posterior),
-    "two-stage-flow-prior": partial(_one_level, _affine, gaussian_posterior),
+    "flow-prior": partial(_one_level, _bend, gaussian_posterior),
+    "spline-flow-prior": partial(_one_level, _bend_spline, gaussian_posterior),
+    "two-stage-flow-prior": partial(_one_level, _bend, gaussian_posterior),
     "flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
     "two-stage-flow-matching-prior": partial(_one_level, _matching, gaussian_posterior),
-    "hierarchical-flow-prior": partial(_two_levels, _affine),
+    "maf-prior": partial(_one_level, _maf, gaussian_posterior),
+    "hierarchical-flow-prior": partial(_two_levels, _bend),
     "flow-posterior": partial(_one_level, _standard_normal, _bent),
-    "spline-flow-posterior": partial(_one_level, _standard_normal, _bent_by_spline),
-    "flow-both": partial(_one_level, _affine, _bent),
-    "spline-flow-both": partial(_one_level, _spline, _bent_by_spline),
+    "spline-flow-posterior": partial(_one_level, _standard_normal, _bent_spline),
+    "iaf-posterior": partial(_one_level, _standard_normal, _bent_iaf),
+    "flow-both": partial(_one_level, _bend, _bent),
+    "spline-flow-both": partial(_one_level, _bend_spline, _bent_spline),
     "vampprior-flow-posterior": partial(_one_level, vamp_prior, _bent),
 }
 BOOK_MODELS = list(MODELS)

@@ -120,3 +120,55 @@ def check_invert(
             ),
         ],
     )
+
+
+@exercise("4.6")
+def check_one_by_one(
+    answer: Callable[[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]], Tensor], seed: int
+) -> None:
+    """Check the inverse of an inverse autoregressive map.
+
+    Args:
+        answer: takes z `(N, D)` and a network, from `(N, D)` to shift and log-scale, `(N, D)`
+            each, those of a number from the numbers before it; returns `(N, D)`.
+        seed: which numbers it is tried on.
+    """
+    random = torch.Generator().manual_seed(seed)
+    z = torch.randn(6, 4, dtype=torch.float64, generator=random)
+    weight = torch.randn(2, 4, 4, dtype=torch.float64, generator=random).triu(1)
+    bias = torch.randn(2, 1, 4, dtype=torch.float64, generator=random)
+
+    def net(u: Tensor) -> tuple[Tensor, Tensor]:
+        u = takes(u, 4, "The network takes all numbers at once, of shape (N, D).")
+        t, s = (u @ weight + bias).sin()
+        return t, s
+
+    def passes(count: int, start: Tensor) -> Tensor:
+        u = start
+        for _ in range(count):
+            t, s = net(u)
+            u = (z - t) / s.exp()
+        return u
+
+    zero = torch.zeros_like(z)
+    t, s = net(z)
+    added, divided, bare, twice = zero, zero, zero, zero
+    for _ in range(4):
+        (t_a, s_a), (t_d, s_d) = net(added), net(divided)
+        (t_b, s_b), (t_w, s_w) = net(bare), net(twice)
+        added, divided = (z + t_a) / s_a.exp(), z / s_d.exp() - t_d
+        bare, twice = (z - t_b) / s_b, (z - t_w) * s_w.exp()
+    refuse(
+        ask(answer, z, net, shape=(6, 4)).double(),
+        passes(4, zero),
+        [
+            (t + s.exp() * z, "That is the map itself, at z. Undo it."),
+            (passes(1, z), "You asked the network about z. It wants the numbers before the map."),
+            (passes(1, zero), "One pass gets the first number right. How many are there?"),
+            (passes(3, zero), "One pass is missing: each makes one more number right."),
+            (added, "You added the shift once more."),
+            (divided, "You divided first. The shift came last, so it is undone first."),
+            (bare, "The network gives the logarithm of the scale."),
+            (twice, "You stretched again instead of back."),
+        ],
+    )

@@ -209,3 +209,45 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
             "Right for moderate numbers. With log p(x, z) near −1000, as pictures have it, the "
             "exponentials underflow to zero. Chapter 0 shows the way around."
         )
+
+
+@exercise("5.6")
+def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> None:
+    """Check a doubly reparametrised gradient with respect to the scale of a Gaussian.
+
+    Args:
+        answer: takes the log-weights, their slopes and the noise, `(K, N)` each; returns `(N,)`.
+        seed: which numbers it is tried on.
+    """
+    random = torch.Generator().manual_seed(seed)
+    log_w, slope, eps = torch.randn(3, 5, 7, dtype=torch.float64, generator=random)
+    # As log-densities are: their exponentials alone would be zero.
+    log_w = 2 * log_w - 800
+
+    share = log_w.softmax(0)
+    path = slope * eps
+    of_squares = share**2 / (share**2).sum(0)
+    refuse(
+        ask(answer, log_w, slope, eps, shape=(7,)).double(),
+        (share**2 * path).sum(0),
+        [
+            ((share * path).sum(0), "That is the path alone. What is left of the score?"),
+            (
+                (share * (1 - share) * path).sum(0),
+                "That part belongs to the score and is taken off.",
+            ),
+            ((share**2 * slope).sum(0), "That is the gradient with respect to the mean."),
+            (path.mean(0), "All samples count alike there, as in the ELBO. Where are the weights?"),
+            ((of_squares * path).sum(0), "Square the shares, and do not make them sum to 1 again."),
+            ((share**2 * path).mean(0), "The shares are an average already: add the samples up."),
+            (
+                (log_w.softmax(1) ** 2 * path).sum(0),
+                "The shares sum to 1 over the samples of one example, not over the examples.",
+            ),
+            (-(share**2 * path).sum(0), "The sign is turned: a gradient of the bound, not a loss."),
+            (
+                ((log_w - log_w.logsumexp(0)) * path).sum(0),
+                "Those are the logarithms of the shares.",
+            ),
+        ],
+    )

@@ -23,6 +23,7 @@ from torch.distributions import (
 
 from flowvae_tutorial import (
     VAE,
+    AutoregressiveFlow,
     Chain,
     CouplingFlow,
     Flow,
@@ -44,6 +45,7 @@ from flowvae_tutorial import (
     refine_with_trace,
     rsample_and_log_prob,
 )
+from flowvae_tutorial.autoregressive import InverseAutoregressive, MaskedNetwork
 from flowvae_tutorial.transforms import rational_quadratic_spline
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -862,6 +864,42 @@ def test_eq_flow_kl() -> None:
     assert kl.mean().item() == pytest.approx(exact, abs=4 * kl.std().item() / 20_000**0.5)
 
 
+def test_eq_autoregressive() -> None:
+    torch.manual_seed(0)
+    net = MaskedNetwork(4, 0, (16,)).double()
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
+    u = torch.randn(4).double()
+    with torch.no_grad():
+        z, ladj = InverseAutoregressive(net(None)).call_and_ladj(u)
+        for i in range(4):
+            # What comes from i on is changed: the shift and the log-scale of i stay.
+            changed = torch.cat([u[:i], 9 * torch.randn(4 - i).double()])
+            shift, raw = net(None)(changed).chunk(2)
+            log_scale = 2 * raw[i].tanh()
+            torch.testing.assert_close(z[i], shift[i] + log_scale.exp() * u[i])
+            ladj = ladj - log_scale
+    assert ladj.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_eq_inside() -> None:
+    torch.manual_seed(0)
+    flow = AutoregressiveFlow(2, transforms=2, hidden=(8,)).double()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    loc, scale = torch.tensor([0.5, -0.3]).double(), torch.tensor([0.6, 0.9]).double()
+    q, line = Independent(Normal(loc, scale), 1), torch.linspace(-12, 12, 801).double()
+    u = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        z, ladj = flow.transform().call_and_ladj(u)
+        density = (q.log_prob(z) + ladj).exp()
+        drawn, _ = flow.transform().inverse_and_ladj(q.sample((20_000,)))
+    assert quadrature(density.reshape(801, 801), line, line) == pytest.approx(1, abs=1e-5)
+    mean = [quadrature((density * each).reshape(801, 801), line, line) for each in u.T]
+    error = 4 * drawn.std(0).max().item() / 20_000**0.5
+    assert drawn.mean(0).tolist() == pytest.approx(mean, abs=error)
+
+
 def test_eq_energy_distance() -> None:
     # Of two densities on the line it is twice the integral of the squared difference of their
     # cumulative distribution functions (Székely and Rizzo, 2013).
@@ -971,6 +1009,48 @@ def test_eq_pull_back() -> None:
     torch.testing.assert_close(joint_u.logsumexp(0) + log_area, log_p, rtol=0, atol=1e-3)
     torch.testing.assert_close(elbo_u, elbo_z, rtol=0, atol=1e-3)
     assert (log_p - elbo_z > 0.01).all()
+
+
+def test_eq_iwae() -> None:
+    # x ~ N(z, 1) under z ~ N(0, 1), at x = 1, for a q that is a little off.
+    torch.manual_seed(0)
+    q, log_p_x = Normal(0.8, 0.9), Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0))
+    bounds = []
+    for samples in (1, 2, 8, 64):
+        z = q.sample((samples, 100_000))
+        log_w = Normal(0.0, 1.0).log_prob(z) + Normal(z, 1.0).log_prob(torch.tensor(1.0))
+        log_w = log_w - q.log_prob(z)
+        bounds.append((log_w.logsumexp(0) - math.log(samples)).mean())
+    elbo = log_p_x - kl_divergence(q, Normal(0.5, 0.5**0.5))
+    assert bounds[0].item() == pytest.approx(elbo.item(), abs=0.01)
+    assert bounds == sorted(bounds)
+    assert bounds[-1].item() == pytest.approx(log_p_x.item(), abs=0.005)
+
+
+def test_eq_dreg() -> None:
+    # Both lines, at K = 2, against the gradient of the bound itself on a grid of both noises.
+    x, line = torch.tensor(1.0).double(), torch.linspace(-8, 8, 401).double()
+    eps = torch.stack(torch.meshgrid(line, line, indexing="ij"))
+    density = Normal(0.0, 1.0).log_prob(eps).sum(0).exp()
+    mean, prior_mean = (torch.tensor(v).double().requires_grad_() for v in (0.8, 0.1))
+
+    def log_weights(z: Tensor, mean: Tensor, prior_mean: Tensor) -> Tensor:
+        log_p = Normal(prior_mean, 1.0).log_prob(z) + Normal(z, 1.0).log_prob(x)
+        return log_p - Normal(mean, 0.9).log_prob(z)
+
+    def average(values: Tensor) -> Tensor:
+        return torch.trapezoid(torch.trapezoid(density * values, line, dim=-1), line, dim=-1)
+
+    log_w = log_weights(mean + 0.9 * eps, mean, prior_mean)
+    bound = average(log_w.logsumexp(0) - math.log(2))
+    of_mean, of_prior = torch.autograd.grad(bound, (mean, prior_mean))
+    z = (mean + 0.9 * eps).detach().requires_grad_()
+    log_w = log_weights(z, mean.detach(), prior_mean.detach())
+    (slope,) = torch.autograd.grad(log_w.sum(), z)
+    share = log_w.detach().softmax(0)
+    torch.testing.assert_close(average((share**2 * slope).sum(0)), of_mean)
+    score = z.detach() - prior_mean.detach()
+    torch.testing.assert_close(average((share * score).sum(0)), of_prior)
 
 
 # --- chapter 6 --------------------------------------------------------------------------------

@@ -118,12 +118,12 @@ def name(value: Path | Exercise) -> str:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
-def test_a_chapter_has_three_to_five_exercises_numbered_in_order(chapter: Path) -> None:
+def test_a_chapter_has_three_to_six_exercises_numbered_in_order(chapter: Path) -> None:
     text = "\n".join(source(c) for c in cells_of(chapter) if c["cell_type"] == "markdown")
     written = re.findall(r"^#+ Exercise .*$", text, re.MULTILINE)
     found = exercises_of(chapter)
     assert len(found) == len(written), "a heading has another form, or shares its cell with another"
-    assert 3 <= len(found) <= 5
+    assert 3 <= len(found) <= 6
     first = int(chapter.name[:2])
     assert [each.number for each in found] == [f"{first}.{k + 1}" for k in range(len(found))]
     assert {each.kind for each in found} == {"code", "pencil", "open"}
@@ -949,6 +949,32 @@ def chapter04_mistakes() -> Iterator[Mistake]:
     ):
         yield Mistake(check, answer, hint)
 
+    def passes(z: Tensor, net: Any, undo: Any, count: int = 4, u: Any = None) -> Tensor:
+        u = torch.zeros_like(z) if u is None else u
+        for _ in range(count):
+            u = undo(z, *net(u))
+        return u
+
+    def undone(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return (z - t) / s.exp()
+
+    check = chapter04.check_one_by_one
+    for answer, hint in (
+        (lambda z, net: ..., "Write your answer"),
+        (lambda z, net: z[:, :3], "shape (6, 4), yours has (6, 3)"),
+        (lambda z, net: net(z)[0] + net(z)[1].exp() * z, "the map itself"),
+        (lambda z, net: undone(z, *net(z)), "the numbers before the map"),
+        (lambda z, net: passes(z, net, undone, 1), "gets the first number right"),
+        (lambda z, net: passes(z, net, undone, 3), "One pass is missing"),
+        (lambda z, net: passes(z, net, lambda z, t, s: (z + t) / s.exp()), "shift once more"),
+        (lambda z, net: passes(z, net, lambda z, t, s: z / s.exp() - t), "divided first"),
+        (lambda z, net: passes(z, net, lambda z, t, s: (z - t) / s), "logarithm of the scale"),
+        (lambda z, net: passes(z, net, lambda z, t, s: (z - t) * s.exp()), "instead of back"),
+        (lambda z, net: undone(z, *net(z[:, :2])), "takes all numbers at once"),
+        (lambda z, net: passes(z, net, undone) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
 
 def base_density(
     eps: Tensor, loc: Tensor, width: Tensor, at: Tensor | None = None
@@ -1115,6 +1141,26 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         ),
         (lambda q, p, a: kl_by_sum(p, posterior(q, a), a), "`q` and `p` in each"),
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
+    ):
+        yield Mistake(check, answer, hint)
+
+    def share(w: Tensor) -> Tensor:
+        return w.softmax(0)
+
+    check = chapter05.check_dreg
+    for answer, hint in (
+        (lambda w, g, e: ..., "Write your answer"),
+        (lambda w, g, e: share(w) ** 2 * g * e, "shape (7,), yours has (5, 7)"),
+        (lambda w, g, e: (share(w) * g * e).sum(0), "What is left of the score?"),
+        (lambda w, g, e: (share(w) * (1 - share(w)) * g * e).sum(0), "belongs to the score"),
+        (lambda w, g, e: (share(w) ** 2 * g).sum(0), "with respect to the mean"),
+        (lambda w, g, e: (g * e).mean(0), "Where are the weights?"),
+        (lambda w, g, e: ((2 * w).softmax(0) * g * e).sum(0), "sum to 1 again"),
+        (lambda w, g, e: (share(w) ** 2 * g * e).mean(0), "an average already"),
+        (lambda w, g, e: (w.softmax(1) ** 2 * g * e).sum(0), "of one example"),
+        (lambda w, g, e: -(share(w) ** 2 * g * e).sum(0), "sign is turned"),
+        (lambda w, g, e: (w.log_softmax(0) * g * e).sum(0), "logarithms of the shares"),
+        (lambda w, g, e: (share(w) ** 2 * g * e).sum(0) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -1647,6 +1693,14 @@ def coupling_in_place(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]])
     return z
 
 
+def one_column_a_pass(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    u = z.clone()
+    for i in range(z.shape[1]):
+        t, s = net(u)
+        u[:, i] = (z[:, i] - t[:, i]) * (-s[:, i]).exp()
+    return u
+
+
 def by_backward(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, anchor: float) -> Tensor:
     z = z.clone().requires_grad_()
     (log_prob(z) - anchor * (z - start).norm(dim=-1) ** 2).sum().backward()
@@ -1714,6 +1768,7 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
         ),
     ),
     (chapter04.check_invert, coupling_in_place),
+    (chapter04.check_one_by_one, one_column_a_pass),
     (
         chapter05.check_log_q,
         lambda e, m, s, f: flow_density(e, m.expand_as(e), s.exp(), f).float(),
@@ -1723,6 +1778,10 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
         lambda e, m, s, f: (
             Normal(0.0, 1.0).log_prob(e).sum(-1) - s.sum(-1) - f(m + s.exp() * e, m)[1]
         ),
+    ),
+    (
+        chapter05.check_dreg,
+        lambda w, g, e: ((2 * (w - w.logsumexp(0))).exp() * g * e).sum(0).float(),
     ),
     (
         chapter05.check_kl_to_posterior,

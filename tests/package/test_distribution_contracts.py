@@ -23,6 +23,7 @@ from torch.distributions import (
 )
 
 from flowvae_tutorial import (
+    AutoregressiveFlow,
     CouplingFlow,
     FlowPosterior,
     GaussianMixture,
@@ -95,7 +96,8 @@ def affine() -> ElementwiseAffine:
 @torch.no_grad()
 def coupling_flow(kind: str, *batch: int) -> Distribution:
     context = 2 if batch else 0
-    module = CouplingFlow(2, context, transforms=2, hidden=(8,), kind=kind).double()
+    make = CouplingFlow if kind in ("affine", "spline") else AutoregressiveFlow
+    module = make(2, context, transforms=2, hidden=(8,), kind=kind).double()
     for parameter in module.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     return module.requires_grad_(False)(loc(*batch, 2) if batch else None)
@@ -114,6 +116,8 @@ OURS: dict[str, Callable[[], Distribution]] = {
     "affine couplings": lambda: coupling_flow("affine"),
     "spline couplings": lambda: coupling_flow("spline"),
     "conditional couplings": lambda: coupling_flow("affine", 4),
+    "masked autoregressive": lambda: coupling_flow("masked"),
+    "conditional inverse autoregressive": lambda: coupling_flow("inverse", 4),
     "chain": lambda: Chain(normal(1), above, 2),
     "batch of chains": lambda: Chain(normal(4, 1), above, 2),
     "chain on a mixture": lambda: Chain(mixture(normal(3, 1)), above, 2),

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "flowvae_tutorial"
 # From the bottom up; a module imports from those before it. A wing's own name is its `__init__`.
 ORDER = """
 errors arguments networks splines transforms contract distributions mixtures
-flows flow_matching priors posteriors likelihoods
-refinement rewards vae stages evaluation comparison history
+flows autoregressive flow_matching priors posteriors likelihoods
+refinement rewards vae bounds stages evaluation comparison history
 storage storage.files storage.schema storage.downloads storage.weights storage.checkpoints
 data models plots
 storage.trained storage.own_data

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowvae_tutorial import (
     VAE,
+    AutoregressiveFlow,
     CouplingFlow,
     FlowMatchingPrior,
     FlowPosterior,
@@ -40,6 +41,10 @@ def flow_posterior(kind: str) -> FlowPosterior:
     return FlowPosterior(mlp(X, (8,), 2 * D), coupling_flow(D, kind, context=D))
 
 
+def autoregressive(kind: str, context: int = 0) -> AutoregressiveFlow:
+    return AutoregressiveFlow(D, context, transforms=2, hidden=(8,), kind=kind)
+
+
 def both() -> TwoInputs:
     return TwoInputs(mlp(X, (), 5), mlp(TOP, (), 5), mlp(10, (), 2 * LOWER))
 
@@ -66,6 +71,9 @@ POSTERIORS: dict[str, Callable[[Any], nn.Module]] = {
     "gaussian": lambda zuko: GaussianPosterior(mlp(X, (8,), 2 * D)),
     "affine flow": lambda zuko: flow_posterior("affine"),
     "spline flow": lambda zuko: flow_posterior("spline"),
+    "inverse autoregressive": lambda zuko: FlowPosterior(
+        mlp(X, (8,), 2 * D), autoregressive("inverse", D)
+    ),
     "two gaussians": lambda zuko: two_gaussians(),
     "two flows": lambda zuko: two_flows(),
     "zuko NSF": lambda zuko: zukos(zuko, "NSF", X),
@@ -90,6 +98,7 @@ PRIORS: dict[str, Callable[[Any, Any], nn.Module]] = {
     "vamp": lambda zuko, posterior: vamp(posterior),
     "affine flow": lambda zuko, posterior: coupling_flow(D, "affine"),
     "spline flow": lambda zuko, posterior: coupling_flow(D, "spline"),
+    "masked autoregressive": lambda zuko, posterior: autoregressive("masked"),
     "flow matching": lambda zuko, posterior: FlowMatchingPrior(D, (8, 8), steps=4),
     "standard on top": lambda zuko, posterior: hierarchy(StandardNormal(TOP)),
     "vamp on top": lambda zuko, posterior: hierarchy(vamp(posterior.top)),

@@ -22,7 +22,8 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from flowvae_tutorial import CouplingFlow, InputError, rsample_and_log_prob
+from flowvae_tutorial import AutoregressiveFlow, CouplingFlow, InputError, rsample_and_log_prob
+from flowvae_tutorial.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from flowvae_tutorial.splines import BINS
 from flowvae_tutorial.transforms import (
     AffineCoupling,
@@ -53,13 +54,20 @@ def spline_coupling() -> Coupling:
     return coupling(SplineCoupling, 3 * BINS - 1)
 
 
+def autoregressive(kind: type[InverseAutoregressive]) -> InverseAutoregressive:
+    net = nn.Linear(D, 2 * D).double()
+    net.weight.data *= torch.ones(D, D).tril(-1).repeat(2, 1)
+    return kind(net)
+
+
 def permutation() -> Permutation:
     return Permutation(torch.tensor([2, 0, 1]))
 
 
 @torch.no_grad()
 def flow(kind: str) -> Transform:
-    module = CouplingFlow(D, hidden=(8,), kind=kind).double()
+    make = CouplingFlow if kind in ("affine", "spline") else AutoregressiveFlow
+    module = make(D, hidden=(8,), kind=kind).double()
     for parameter in module.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
     return module.transform()
@@ -70,12 +78,16 @@ BY_HAND = {
     "permutation": permutation,
     "affine coupling": affine_coupling,
     "spline coupling": spline_coupling,
+    "masked": lambda: autoregressive(MaskedAutoregressive),
+    "inverse": lambda: autoregressive(InverseAutoregressive),
     "composition": lambda: Composition([affine(), permutation(), affine_coupling()]),
 }
 OURS = {
     **BY_HAND,
     "affine flow": lambda: flow("affine"),
     "spline flow": lambda: flow("spline"),
+    "masked flow": lambda: flow("masked"),
+    "inverse flow": lambda: flow("inverse"),
 }
 EVERY = {
     **OURS,
@@ -176,7 +188,7 @@ def parameters(transform: Transform) -> list[Tensor]:
     parts = getattr(transform, "transforms", (transform,))
     found: list[Tensor] = []
     for part in parts:
-        if isinstance(part, Coupling):
+        if isinstance(part, Coupling | InverseAutoregressive):
             found += part.net.parameters()
         elif isinstance(part, ElementwiseAffine):
             found += [part.loc.requires_grad_(), part.log_scale.requires_grad_()]
@@ -280,8 +292,11 @@ SHOWN = {
     "permutation": "Permutation(D=3)",
     "affine coupling": "AffineCoupling(size=1)",
     "spline coupling": "SplineCoupling(size=1)",
+    "masked": "MaskedAutoregressive()",
+    "inverse": "InverseAutoregressive()",
     "composition": "Composition(1 ElementwiseAffine, 1 Permutation, 1 AffineCoupling)",
     "affine flow": "Composition(5 Permutation, 4 AffineCoupling, 1 ElementwiseAffine)",
+    "masked flow": "Composition(5 Permutation, 4 MaskedAutoregressive, 1 ElementwiseAffine)",
 }
 
 
