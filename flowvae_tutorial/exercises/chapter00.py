@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import Hint, ask, close, exercise, refuse
+from .hints import STEEP
 
 Answer = Callable[..., Tensor]
 
@@ -84,6 +85,10 @@ def check_gaussian_log_density(answer: Answer, seed: int) -> None:
             (
                 squares - width / 2 - constant,
                 "You have ½ log σ: the ½ belongs to log σ², which is twice log σ.",
+            ),
+            (
+                squares - 2 * width - constant,
+                "The term with log σ is there twice. The normaliser has σ, and yours has σ².",
             ),
             (
                 squares + width - constant,
@@ -190,6 +195,10 @@ def check_log_mean_exp(answer: Answer, seed: int) -> None:
             "Each column alone is right. With columns of very different size it fails: one "
             "maximum for the whole tensor does not serve them all."
         )
+    # The largest is neither the first nor the last.
+    steep = a + torch.tensor([[0.0], [300.0], [1500.0], [600.0], [900.0], [0.0]])
+    if not close(ask(answer, steep, shape=(3,)), steep.logsumexp(0) - size):
+        raise Hint(STEEP)
     a[:, 1] = -math.inf
     some = ask(answer, a, shape=(3,))
     if some.isnan().any():

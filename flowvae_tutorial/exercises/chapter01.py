@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, close, exercise, numbers, refuse
+from . import Hint, ask, ask_twice, close, exercise, numbers, refuse
+from .hints import STEEP
 
 
 @exercise("1.1")
@@ -22,7 +23,9 @@ def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> 
     variance = (2 * log_scale).exp()
     target = 0.5 * (mean**2 + variance - 1 - 2 * log_scale).sum(-1)
     refuse(
-        ask(answer, mean, log_scale, shape=(5,)).double(),
+        ask_twice(
+            answer, mean, log_scale, shape=(5,), hint="(1.9) has the whole average in closed form."
+        ).double(),
         target,
         [
             (-target, "The sign is turned: a KL divergence is never negative, and yours is."),
@@ -97,8 +100,8 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
     log_prior = log_prior + 1.5  # so that some of the sampled KL terms are negative
     ratio = log_q - log_prior
     elbo = log_likelihood - ratio
-    asking = (each.requires_grad_() for each in (log_likelihood.clone(), log_q.clone()))
-    value = ask(answer, *asking, log_prior, shape=()).double()
+    asked = [each.clone().requires_grad_() for each in (log_likelihood, log_q, log_prior)]
+    value = ask(answer, *asked, shape=()).double()
     refuse(
         value.detach(),
         -elbo.mean(),
@@ -106,6 +109,14 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
             (
                 elbo.mean(),
                 "This is the ELBO itself. An optimiser goes downhill: which sign does a loss have?",
+            ),
+            (
+                (log_likelihood + ratio).mean(),
+                "The reconstruction has the wrong sign: log p(x | z) is to rise, a loss to fall.",
+            ),
+            (
+                -(log_likelihood + log_q + log_prior).mean(),
+                "log q and log p(z) enter with opposite signs: the KL term is their difference.",
             ),
             (
                 -(log_likelihood + log_q - log_prior).mean(),
@@ -154,6 +165,14 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
             "The number is right, but it has lost its gradient, and an optimiser needs that. "
             "Return the tensor as it is."
         )
+    slopes = torch.autograd.grad(value, asked, allow_unused=True)
+    for slope, wanted in zip(slopes, (-1 / 12, 1 / 12, -1 / 12), strict=True):
+        if slope is None or not close(slope, torch.full_like(slope, wanted)):
+            raise Hint(
+                "The number is right, but the gradient of one of the three is not. All three go in "
+                "as they are. (The path gradient detaches the parameters of q "
+                "inside log q, and not log q.)"
+            )
 
 
 @exercise("1.4")
@@ -200,3 +219,6 @@ def check_log_marginal(answer: Callable[[Tensor], Tensor], seed: int) -> None:
             "exponentials are too small for a computer. Chapter 0 shows the way around, picture "
             "by picture."
         )
+    steep = log_weights + torch.tensor([[0.0], [300.0], [1500.0], [600.0], [0.0]])
+    if not close(ask(answer, steep, shape=(3,)).double(), steep.logsumexp(0) - math.log(5)):
+        raise Hint(STEEP)

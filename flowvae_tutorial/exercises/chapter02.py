@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, close, exercise, refuse
+from . import Hint, Unnamed, ask, close, exercise, refuse
 from .hints import LOG_WEIGHTS
 
 
@@ -100,7 +100,15 @@ def check_sample(answer: Callable[[int, Tensor, Tensor, Tensor], Tensor], seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # Unnormalised, as learned log-weights are.
-        z = ask(answer, n, weights.log() + 0.5, loc, scale, shape=(n, 2)).float()
+        try:
+            z = ask(answer, n, weights.log() + 0.5, loc, scale, shape=(n, 2)).float()
+        except Unnamed as error:
+            if "yours has (3, 2)" not in str(error):
+                raise
+            raise Hint(
+                "You took the first n components, and there are 3. Draw a component for each "
+                "sample, by its weight."
+            ) from error
     if not z.isfinite().all():
         raise Hint("Some samples are NaN or infinite.")
     if (z.mean(0).abs() < 4).all() and (z.std(0) > 5).all():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -239,10 +240,19 @@ def check_kl_by_level(answer: Callable[[Chain, Chain, int], Tensor], seed: int) 
         seed: which numbers it is tried on.
     """
     q, p = _chains(seed)
-    value = _seeded(answer, q, p, SAMPLES, shape=(2, 3))
+
+    def from_prior(shape: Any = ()) -> Tensor:
+        # Those fit no posterior, and torch would only say so.
+        if shape != (SAMPLES, 3):
+            raise Hint("Your samples come from the prior. The divergence averages over q.")
+        return p.sample(shape)
+
+    given = _chains(seed)[1]
+    vars(given)["sample"] = from_prior
+    value = _seeded(answer, q, given, SAMPLES, shape=(2, 3))
     if value.isnan().any():
         raise Hint("Your result is NaN. Did you take the logarithm of a logarithm?")
-    again = _seeded(answer, q, p, SAMPLES, shape=(2, 3), seed=1)
+    again = _seeded(answer, q, given, SAMPLES, shape=(2, 3), seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         target, mistakes = _kl_mistakes(q, p)
@@ -331,6 +341,15 @@ def check_ancestral(
             (
                 _moments([0, 0], [1.49, 5.49], 2),
                 "Your z₂ comes from N(0, I). The model has a top prior of its own.",
+            ),
+            (
+                _moments([m, 2 * m], [2, 6], 2),
+                "z₂ and z₁ are right. The noise of the pixels is not: the likelihood has its own "
+                "scale.",
+            ),
+            (
+                _moments([m, 2 * m], [1.49, 5.49], 2.49),
+                "z₂ and z₁ are right. The pixels of a picture share one noise; each has its own.",
             ),
             (
                 _moments([m, m], [1.49, 1.49], 1),

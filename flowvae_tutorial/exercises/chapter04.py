@@ -55,6 +55,12 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int
                 base(m + s.exp() * z) - s.sum(),
                 "You went through the map once more. From z to u is the other direction.",
             ),
+            (
+                base((z - m) * s.exp()) + s.sum(),
+                "You took the map for its inverse throughout. The text goes from u to z by (4.1).",
+            ),
+            ((base(u) - s.sum()) / 3, "You took a mean over the dimensions. They add up."),
+            ((base(u) - s.sum()).exp(), "This is the density; its logarithm is asked for."),
             (base(z * (-s).exp() - m) - s.sum(), "Undo the shift before the stretch."),
             (
                 (-0.5 * u**2).sum(-1) - s.sum(),
@@ -86,6 +92,8 @@ def check_invert(
     a, b = z.chunk(2, dim=-1)
     t, s = net(a)
     t_of_b, s_of_b = net(b)
+    b_flipped, a_flipped = z.flip(-1).chunk(2, dim=-1)
+    t_flipped, s_flipped = net(b_flipped)
     refuse(
         ask(answer, z, net, shape=(6, 4)).double(),
         torch.cat([a, (b - t) / s.exp()], dim=-1),
@@ -105,6 +113,16 @@ def check_invert(
             (
                 torch.cat([(a - t_of_b) / s_of_b.exp(), b], dim=-1),
                 "You changed the first two numbers. They are the ones that stay.",
+            ),
+            (torch.cat([a, b / s.exp()], dim=-1), "The shift is still there."),
+            (torch.cat([a, b - t], dim=-1), "The shift is undone, and the stretch is not."),
+            (
+                torch.cat([(a - t) / s.exp(), (b - t) / s.exp()], dim=-1),
+                "You changed all four numbers. The first two stay.",
+            ),
+            (
+                torch.cat([b_flipped, (a_flipped - t_flipped) / s_flipped.exp()], dim=-1),
+                "You turned the order round. Between two couplings that helps; here is one alone.",
             ),
             (torch.cat([a, (b - t) / s], dim=-1), "The network gives the logarithm of the scale."),
             (torch.cat([a, (b - t) * s.exp()], dim=-1), "You stretched again instead of back."),

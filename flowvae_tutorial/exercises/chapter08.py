@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse, takes
+from . import Hint, ask, ask_twice, exercise, refuse, takes
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -26,20 +26,30 @@ def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor],
     codes = 2 * codes + 1
     t = torch.rand(6, dtype=torch.float64, generator=random)
 
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+
     def velocity(h: Tensor, t: Tensor) -> Tensor:
         h = takes(h, 3, "The velocity takes places of shape (N, D).")
         if not isinstance(t, Tensor) or t.numel() not in (1, len(h)):
             raise Hint("The velocity takes the places first, and then one time for each of them.")
-        return h.sin() + t.reshape(-1, 1)
+        if t.ndim > 1:
+            raise Hint(
+                f"You gave the velocity times of shape {tuple(t.shape)}. It takes (N,): the line "
+                "alone needs a second axis."
+            )
+        return weight * (h.sin() + t.reshape(-1, 1))
 
     def loss(halfway: Tensor, target: Tensor, at: Tensor = t) -> Tensor:
-        return (velocity(halfway, at) - target).square().sum(-1).mean()
+        return (velocity(halfway, at) - target).square().sum(-1).mean().detach()
 
     side = t[:, None]
     halfway, turned = (1 - side) * u + side * codes, side * u + (1 - side) * codes
     right = loss(halfway, codes - u)
+    value = ask_twice(
+        answer, velocity, codes, u, t, shape=(), hint="Noise and times are given."
+    ).double()
     refuse(
-        ask(answer, velocity, codes, u, t, shape=()).double(),
+        value.detach(),
         right,
         [
             (loss(halfway, u - codes), "The lines run from noise to codes: turn the difference."),
@@ -55,7 +65,7 @@ def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor],
             (right / 3, "You averaged over the D numbers of a code. They are summed."),
             (6 * right, "You summed over the codes. Their mean is asked for."),
             (
-                (velocity(halfway, t) - codes + u).square().sum(-1).sqrt().mean(),
+                (velocity(halfway, t) - codes + u).square().sum(-1).sqrt().mean().detach(),
                 "Square the lengths, and take no root: a mean comes from squares.",
             ),
             (loss(codes, codes - u), "You asked for the velocity at the codes, not on the way."),
@@ -64,8 +74,17 @@ def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor],
                 "You aim from the place on the way. The line's velocity is the same all along it.",
             ),
             (-right, "The sign is turned: an error is not negative."),
+            (right / 2, "There is no ½ in (8.1)."),
+            (loss(halfway, u), "The target is the velocity of the line, not its beginning."),
+            (loss(halfway, side * (codes - u)), "The velocity is the same at all times."),
+            (loss(halfway, codes - u, 1 - t), "You told the velocity the time that is left."),
         ],
     )
+    if not value.requires_grad:
+        raise Hint(
+            "The number is right, but it has no gradient, and nothing could learn from it. Return "
+            "the tensor, and compute it with gradients."
+        )
 
 
 @exercise("8.2")

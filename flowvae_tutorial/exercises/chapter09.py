@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import Hint, ask, exercise, refuse
+from . import Hint, ask, close, exercise, refuse
+from .hints import STEEP
 
 
 @exercise("9.1")
@@ -46,6 +47,16 @@ def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> N
                 torch.stack([mean, d.var() / len(d)]),
                 "That is the variance of the mean. Take its root.",
             ),
+            (
+                torch.stack([mean, d.std(correction=0) / len(d) ** 0.5]),
+                "Almost: the spread of a sample divides the squares by N − 1, for its mean was "
+                "fitted to it.",
+            ),
+            (torch.stack([mean, 1.96 * error]), "That is half of a 95 % interval."),
+            (
+                torch.stack([d.abs().mean(), d.abs().std() / len(d) ** 0.5]),
+                "You took the differences without their signs. Some cancel.",
+            ),
             (torch.stack([error, mean]), "The mean comes first, then its standard error."),
         ],
     )
@@ -63,6 +74,7 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
     small = 2 * torch.randn(8, 5, dtype=torch.float64, generator=random)
     log_weights = small - 2000
     right = small.exp().sum(0).square() / small.exp().square().sum(0)
+    shifted = (small - small.amax(0)).exp()
     value = ask(answer, log_weights, shape=(5,)).double()
     if value.isnan().any():
         raise Hint("0 divided by 0: exp(−2000) is zero in floating point. Which factor cancels?")
@@ -77,12 +89,26 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
                 "You took the log-weights for weights.",
             ),
             (
-                small.exp().sum(0) / small.exp().amax(0),
+                shifted.sum(0),
                 "That is the sum over the largest weight. Square, as in the formula.",
             ),
             (
                 small.exp().sum(0).square() / small.exp().sum(0).square(),
                 "Square each weight before you sum, below the line.",
             ),
+            (
+                shifted.sum(0) / shifted.square().sum(0),
+                "The sum above the line is squared, too.",
+            ),
+            (right.log(), "That is its logarithm."),
         ],
     )
+    apart = log_weights + torch.tensor([1900.0, 0.0, 1000.0, -1000.0, 0.0])
+    if not close(ask(answer, apart, shape=(5,)).double(), right):
+        raise Hint(
+            "Each picture alone is right. With pictures of very different size it fails: each has "
+            "a largest weight of its own."
+        )
+    steep = log_weights + torch.tensor([0.0, 300, 1500, 600, 0, 0, 0, 0])[:, None]
+    if not close(ask(answer, steep, shape=(5,)).double(), torch.ones(5)):
+        raise Hint(STEEP)

@@ -13,6 +13,10 @@ LOG_WEIGHTS = (
     "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
     "makes weights of them?"
 )
+STEEP = (
+    "Right where the numbers of a column lie close together. Where they lie 1,500 nats apart an "
+    "exponential overflows: what you subtract is not the largest of the column."
+)
 BITS = "Your result is in bits. Nats are asked for: take natural logarithms."
 ERRORS = {
     "Expected parameter scale": (
@@ -57,7 +61,24 @@ ERRORS = {
     "invalid combination of arguments": (
         "A function of torch's takes other arguments than these. Is one of them no tensor?"
     ),
-    "must be Tensor": "A function of torch's wants a tensor there, and got something else.",
+    "'int' object is not iterable": (
+        "A number stands where a sequence is wanted. `sample`, for one, takes a shape: (n,) and "
+        "not n."
+    ),
+    "'tuple' and 'tuple'": (
+        "Those are pairs, one entry a level, and Python does not subtract pairs. Go level by level."
+    ),
+    "can't multiply sequence": (
+        "torch.autograd.grad returns a tuple, one gradient for each input: take the first."
+    ),
+    "required positional argument": (
+        "A function of the exercise's takes more than you gave it. What does the text give it?"
+    ),
+    "'Independent' object is not callable": (
+        "What you call there is a distribution already: leave out the brackets."
+    ),
+    "must be Tensor": "A function of torch's wants a tensor there, and got something else. The "
+    "roots and logarithms of Python numbers are in math.",
 }
 """What torch says of a mistake that readers make often, and the hint in its place."""
 
@@ -104,4 +125,6 @@ def about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "The two differ by an axis of length 1: did you keep one, or add one?"
     if not wanted:
         return "One number is asked for: take the mean."
+    if len(found) == len(wanted):
+        return "What does each axis count, and where does it get its length?"
     return "What does each axis count, and over which one do you sum?"

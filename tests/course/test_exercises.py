@@ -253,6 +253,10 @@ def naive_log_mean_exp(a: Tensor) -> Tensor:
     return a.exp().mean(0).log()
 
 
+def relative_to(level: Tensor, a: Tensor) -> Tensor:
+    return level + (a - level).exp().mean(0).log()
+
+
 def one_maximum_for_all(a: Tensor) -> Tensor:
     return a.max() + (a - a.max()).exp().mean(0).log()
 
@@ -328,6 +332,7 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         ),
         (lambda z, m, s: (each_density(z, m, s) + s).sum(-1), "term with log σ is missing"),
         (lambda z, m, s: (each_density(z, m, s) + s / 2).sum(-1), "You have ½ log σ"),
+        (lambda z, m, s: (each_density(z, m, s) - s).sum(-1), "log σ is there twice"),
         (
             lambda z, m, s: (each_density(z, m, s) + 2 * s).sum(-1),
             "term with log σ has the wrong sign",
@@ -497,6 +502,10 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda m, s: 0.5 * ((m**2 + (2 * s).exp() - 2 * s).sum(-1) - 1), "once for the whole"),
         (lambda m, s: gaussian_kl(s, m).sum(-1), "`m` and `s` in each"),
         (lambda m, s: gaussian_kl(m, s).sum(-1) + 2, "term by term"),
+        (
+            lambda m, s: gaussian_kl(m, s).sum(-1) + torch.randn(()),
+            "the whole average in closed form",
+        ),
     ):
         yield Mistake(check, answer, hint)
 
@@ -522,6 +531,11 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -(r - q + p).detach().mean(), "lost its gradient"),
         (lambda r, q, p: -(r - q + p).mean().reshape(1), "axis of length 1"),
         (lambda r, q, p: -(r - q + p).mean() + 1, "term by term"),
+        (lambda r, q, p: (r + q - p).mean(), "reconstruction has the wrong sign"),
+        (lambda r, q, p: -(r + q + p).mean(), "with opposite signs"),
+        (lambda r, q, p: -(r - q.detach() + p).mean(), "of one of the three is not"),
+        (lambda r, q, p: -(r.detach() - q + p).mean(), "of one of the three is not"),
+        (lambda r, q, p: -(r - q + p.detach()).mean(), "of one of the three is not"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -539,6 +553,10 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda w: w.exp().mean(0).log(), "near −1000"),
         (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
         (lambda w: w.logsumexp(0) + 1, "term by term"),
+        (lambda w: relative_to(w.min(0).values, w), "nats apart"),
+        (lambda w: relative_to(w.mean(0), w), "nats apart"),
+        (lambda w: relative_to(w[0], w), "nats apart"),
+        (lambda w: relative_to(w[-1], w), "nats apart"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -588,8 +606,9 @@ def chapter02_mistakes() -> Iterator[Mistake]:
     check = chapter02.check_sample
     for answer, hint in (
         (lambda n, w, m, s: None, "Write your answer"),
-        (lambda n, w, m, s: m, "shape (4000, 2), yours has (3, 2)"),
-        (lambda n, w, m, s: torch.normal(m[:n], s[:n]), "shape (4000, 2), yours has (3, 2)"),
+        (lambda n, w, m, s: m.T, "shape (4000, 2), yours has (2, 3)"),
+        (lambda n, w, m, s: torch.normal(m[:n], s[:n]), "took the first n components"),
+        (lambda n, w, m, s: Normal(m, s).sample(n), "`sample`, for one, takes a shape"),
         (lambda n, w, m, s: torch.full((n, 2), math.nan), "NaN or infinite"),
         (lambda n, w, m, s: torch.randn(n, 2), "come from N(0, I)"),
         (
@@ -789,6 +808,11 @@ def chapter03_mistakes() -> Iterator[Mistake]:
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).sum(1), "summed over the samples"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1) / 2, "divided by the number"),
         (lambda q, p, s: joined_kl(q, p, p.sample((s, 3))).mean(1), "samples come from the prior"),
+        (lambda q, p, s: joined_kl(q, p, p.sample((s,))).mean(1), "samples come from the prior"),
+        (
+            lambda q, p, s: q.log_prob_parts(z := q.sample((s,))) - p.log_prob_parts(z),
+            "Go level by level",
+        ),
         (lambda q, p, s: -joined_kl(q, p, p.sample((s, 3))).mean(1), "from p to q"),
         (
             lambda q, p, s: joined_kl(q, p, top_from_q(q, p).sample((s,))).mean(1),
@@ -861,6 +885,21 @@ def chapter03_mistakes() -> Iterator[Mistake]:
             "Your z₂ comes from N(0, I)",
         ),
         (lambda t, c, d, n: ancestral(z := t.sample((n,)), z, d), "where is z₁ drawn"),
+        (lambda t, c, d, n: t().sample((n,)), "is a distribution already"),
+        (
+            lambda t, c, d, n: (
+                ancestral(z := t.sample((n,)), c(z).sample(), d, mean=True)
+                + torch.randn(n, 2, dtype=torch.float64)
+            ),
+            "has its own scale",
+        ),
+        (
+            lambda t, c, d, n: (
+                ancestral(z := t.sample((n,)), c(z).sample(), d, mean=True)
+                + 0.7 * torch.randn(n, 1, dtype=torch.float64)
+            ),
+            "share one noise",
+        ),
         (
             lambda t, c, d, n: 2 * ancestral(z := t.sample((n,)), c(z).sample(), d),
             "Go down the chain",
@@ -899,11 +938,14 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: base((z - m) * s.exp()) - s.sum(), "stretched again"),
         (lambda z, m, s: s.sum() - base((z - m) / s.exp()), "sign is turned"),
         (lambda z, m, s: base((z - s) / m.exp()) - m.sum(), "`m` and `s` in each"),
+        (lambda z, m, s: base((z - m) * s.exp()) + s.sum(), "for its inverse throughout"),
+        (lambda z, m, s: (base((z - m) / s.exp()) - s.sum()) / 3, "mean over the dimensions"),
+        (lambda z, m, s: (base((z - m) / s.exp()) - s.sum()).exp(), "This is the density"),
         (lambda z, m, s: base((z - m) / s.exp()) - s.sum() + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
 
-    def inverted(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def inverted(z: Tensor, t: Tensor | float, s: Tensor) -> Tensor:
         return torch.cat([z[:, :2], (z[:, 2:] - t) / s.exp()], -1)
 
     check = chapter04.check_invert
@@ -943,6 +985,22 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (
             lambda z, net: inverted(z, net(z[:, :2])[0], 2 * net(z[:, :2])[1].tanh()),
             "as TinyFlow does",
+        ),
+        (lambda z, net: inverted(z, 0, net(z[:, :2])[1]), "shift is still there"),
+        (lambda z, net: inverted(z, net(z[:, :2])[0], torch.zeros(())), "the stretch is not"),
+        (
+            lambda z, net: torch.cat(
+                [
+                    inverted(z.roll(2, -1), *net(z[:, :2]))[:, 2:],
+                    inverted(z, *net(z[:, :2]))[:, 2:],
+                ],
+                -1,
+            ),
+            "changed all four",
+        ),
+        (
+            lambda z, net: inverted(z.flip(-1), *net(z.flip(-1)[:, :2])),
+            "here is one alone",
         ),
         (lambda z, net: inverted(z, *net(z)), "the half that stays, of shape"),
         (lambda z, net: inverted(z, *net(z[:, :2])) + 1, "term by term"),
@@ -1202,7 +1260,7 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, s, f, lr, a: z + lr * torch.autograd.grad(f(z.requires_grad_()).sum(), z),
-            "with TypeError",
+            "returns a tuple, one gradient",
         ),
         (
             lambda z, s, f, lr, a: z + lr * (slope(z, f) - 4 * a * (z - s)),
@@ -1542,6 +1600,21 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         (lambda v, c, u, t: v(t, c).sum(), "places of shape (N, D)"),
         (lambda v, c, u, t: v(c, c).sum(), "one time for each of them"),
         (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) + 1, "term by term"),
+        (
+            lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t[:, None]),
+            "the line alone needs a second axis",
+        ),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t).detach(), "it has no gradient"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t).item(), "it has no gradient"),
+        (
+            lambda v, c, u, t: loss(v, on_way(c, w := torch.randn_like(u), t), c - w, t),
+            "Noise and times are given",
+        ),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) / 2, "no ½"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), u, t), "not its beginning"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), t[:, None] * (c - u), t), "at all times"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, 1 - t), "the time that is left"),
+        (lambda v, c, u, t: v(u).sum(), "takes more than you gave it"),
     ):
         yield Mistake(check, answer, hint)
 
@@ -1626,6 +1699,15 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         (lambda a, b: stack([(a - b).mean(), (a - b).var() / len(a)]), "Take its root"),
         (lambda a, b: stack([error(a - b), (a - b).mean()]), "The mean comes first"),
         (lambda a, b: stack([(a - b).median(), error(a - b)]), "One value should be"),
+        (
+            lambda a, b: stack([(a - b).mean(), (a - b).std(correction=0) / len(a) ** 0.5]),
+            "divides the squares by N − 1",
+        ),
+        (lambda a, b: stack([(a - b).mean(), 1.96 * error(a - b)]), "95 % interval"),
+        (
+            lambda a, b: stack([(a - b).abs().mean(), error((a - b).abs())]),
+            "without their signs",
+        ),
     ):
         yield Mistake(check, answer, hint)
 
@@ -1645,6 +1727,16 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         (lambda w: small(w).sum(0), "Square, as in the formula"),
         (lambda w: small(w).sum(0).square() / small(w).sum(0).square(), "Square each weight"),
         (lambda w: small(w).sum(0) * 0 + 3.0, "One value should be"),
+        (lambda w: small(w).sum(0) / small(w).square().sum(0), "is squared, too"),
+        (lambda w: (small(w).sum(0).square() / small(w).square().sum(0)).log(), "its logarithm"),
+        (
+            lambda w: (w - w.max()).exp().sum(0).square() / (w - w.max()).exp().square().sum(0),
+            "a largest weight of its own",
+        ),
+        (
+            lambda w: (w - w.mean(0)).exp().sum(0).square() / (w - w.mean(0)).exp().square().sum(0),
+            "nats apart",
+        ),
     ):
         yield Mistake(check, answer, hint)
 
