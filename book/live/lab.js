@@ -56,10 +56,30 @@
     };
   }
 
-  function written({ data, seed, models }) {
+  function written({ data, seed, models }, spots) {
     const parts = models.flatMap((model, i) =>
       Object.entries(model).map(([key, value]) => [`${key}${i ? 2 : ""}`, value]));
-    return `#${new URLSearchParams([["data", data], ["seed", seed], ...parts])}`;
+    const paint = data === "painted" && spots.length ? [["paint", spotsWritten(spots)]] : [];
+    return `#${new URLSearchParams([["data", data], ["seed", seed], ...parts, ...paint])}`;
+  }
+
+  // Painted spots in the address: a byte a coordinate, in the letters that an address may have.
+  const IN_ADDRESS = 400, EDGE = 3.2;
+
+  function spotsWritten(spots) {
+    const every = Math.ceil(spots.length / IN_ADDRESS);
+    const bytes = spots.filter((_, i) => i % every === 0).flat().map((v) =>
+      Math.round(((Math.max(-EDGE, Math.min(EDGE, v)) + EDGE) / (2 * EDGE)) * 255));
+    return btoa(String.fromCharCode(...bytes)).replace(/[+/=]/g, (c) => ({ "+": "-", "/": "_" })[c] || "");
+  }
+
+  function spotsRead(address) {
+    const given = new URLSearchParams(address.replace(/^#/, "")).get("paint") || "";
+    if (!/^[\w-]+$/.test(given) || given.length % 4 === 1) return [];
+    const bytes = atob(given.replace(/-/g, "+").replace(/_/g, "/"));
+    const at = (i) => (bytes.charCodeAt(i) / 255) * 2 * EDGE - EDGE;
+    const count = Math.min(IN_ADDRESS, bytes.length >> 1);
+    return Array.from({ length: count }, (_, n) => [at(2 * n), at(2 * n + 1)]);
   }
 
   const hasK = ({ prior }) => prior === "mixture" || prior === "vampprior";
@@ -245,7 +265,7 @@
     constructor(root) {
       this.root = root;
       this.running = false;
-      this.spots = [];
+      this.spots = spotsRead(location.hash);
       this.status = element("p", { class: "lab-status", role: "status", "aria-live": "polite" });
       this.bounds = element("canvas", { class: "lab-chart", role: "img" });
       this.terms = element("canvas", { class: "lab-chart", role: "img" });
@@ -262,7 +282,11 @@
         this.tries());
       new MutationObserver(() => this.draw()).observe(
         document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-      addEventListener("hashchange", () => this.apply(read(location.hash)));
+      addEventListener("hashchange", () => {
+        if (location.hash === written(this.settings, this.spots)) return;
+        this.spots = spotsRead(location.hash);
+        this.apply(read(location.hash));
+      });
       this.apply(read(location.hash), "Press Train and watch prior and codes meet, or miss each other.");
     }
 
@@ -345,7 +369,7 @@
     // Everything starts anew from these settings, which the address then holds.
     apply(settings, words) {
       this.settings = settings;
-      const address = written(settings);
+      const address = written(settings, this.spots);
       if (location.hash !== address) history.replaceState(null, "", address);
       const { data, seed, models } = settings;
       this.seed = seed;

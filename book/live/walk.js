@@ -3,17 +3,27 @@
   "use strict";
 
   const { Tensor, Random, CouplingFlow, DENSITIES, standardNormal, mlp, trained } = FlowVAE;
-  const { add, mul, softplus, columns, objective, climb, wander } = FlowVAE;
+  const { add, mul, softplus, columns, gaussianMixtureLogProb, objective, climb, wander } = FlowVAE;
   const { element, number, calm, Chart, button, titledPlane, onDrag, slider, choice } = FlowVAE;
   const { oncePerFrame, mount } = FlowVAE;
 
   const FLOW = { transforms: 4, hidden: [32, 32], kind: "spline" };
   // Nats for a nat of the trained reward's log-probability, as in the chapter.
   const WEIGHT = 3;
+  // Of a painted reward: nats, the width of a spot, and how many spots there may be.
+  const PAINTED = 2, SPOT = 0.35, MOST = 300;
   const EXTENT = 3.2, STEPS = 61, LONGEST = 300, AT_ONCE = 60, FAR = 30;
   const OPENING = {
     prior: "flow", reward: "none", start: [-0.6, 0.9], lr: 0.02, anchor: 0, temperature: 0, seed: 0,
   };
+
+  // 2 log(1 + Σₛ exp(−‖z − s‖² / 2 w²)): a hill at each spot, which grows slowly when painted again.
+  function paintedReward(spots) {
+    const count = spots.length, loc = Tensor.from(spots), logits = new Tensor(1, count);
+    const width = new Tensor(count, 2, new Float64Array(2 * count).fill(Math.log(SPOT)));
+    const norm = Math.log(count * 2 * Math.PI * SPOT ** 2);
+    return (z) => mul(softplus(add(gaussianMixtureLogProb(z, loc, width, logits), norm)), PAINTED);
+  }
 
   function modelsOf(figure) {
     const fill = trained(figure), random = new Random(0);
@@ -36,9 +46,10 @@
 
   function walk(say) {
     const { priors, rewards } = modelsOf("walk");
-    const state = { ...OPENING, running: false };
+    const state = { ...OPENING, running: false, spots: [] };
     const plane = titledPlane("z", "latent plane: click a start",
-      "Latent plane. Click a start, or move it with the arrow keys.", () => draw());
+      "Latent plane. Click a start, or move it with the arrow keys. While a reward is painted, the arrow "
+      + "keys move the brush, and space paints.", () => draw());
     plane.extent = EXTENT;
     const grid = plane.grid(STEPS), seen = new Map();
     const charts = ["of log p(z), the reward and their sum less the anchor", "of the distance"]
@@ -55,6 +66,14 @@
       return seen.get(name);
     }
 
+    const painting = () => state.reward === "painted" && brush.select.value === "paint";
+
+    function paint(spots) {
+      state.spots = spots;
+      rewards.painted = spots.length ? paintedReward(spots) : null;
+      for (const name of seen.keys()) if (name.endsWith(" painted")) seen.delete(name);
+    }
+
     // From the start again.
     function restart(changes = {}) {
       Object.assign(state, changes, { running: false });
@@ -66,7 +85,7 @@
       state.end = "";
       state.rates = [state.lr];
       state.path = [state.goal.at(start)];
-      plane.at = [...state.start];
+      if (!painting()) plane.at = [...state.start];
       go.textContent = "▶ Run";
       draw();
     }
@@ -144,6 +163,10 @@
         const look = { colour: "likelihood", width: 2, dash: [5, 4] };
         plane.outline(heights(state.prior, state.reward), EXTENT, 0.9, look);
       }
+      if (state.reward === "painted" && state.spots.length) {
+        plane.points(Tensor.from(state.spots), "likelihood", { size: 3, alpha: 0.4 });
+      }
+      if (painting()) plane.points(Tensor.from([plane.at]), "likelihood", { size: 7, mark: "ring" });
       plane.names();
       plane.line(path.map(({ z }) => plane.place(...z.data)), { colour: "ink", width: 1.6 });
       path.forEach(({ z }, i) => i && plane.points(z, "ink", { size: 2.2 }));
@@ -174,6 +197,15 @@
         tell();
         return;
       }
+      if (painting()) {
+        if (kind === "press" && state.spots.length < MOST) {
+          paint([...state.spots, [x, y]]);
+          again();
+        } else {
+          draw();
+        }
+        return;
+      }
       state.start = [x, y];
       if (kind === "key") {
         restart();
@@ -192,8 +224,22 @@
       }, change("prior")),
       reward: choice("reward: ", {
         none: "none", right: "2 z₁: to the right", group: "trained: the group at the top",
-      }, change("reward")),
+        painted: "painted by you",
+      }, (value) => {
+        brush.node.hidden = wipe.hidden = value !== "painted";
+        change("reward")(value);
+        if (value === "painted" && !state.spots.length) say("Drag over the plane to paint a reward.");
+      }),
     };
+    const brush = choice("drag: ", { paint: "paints the reward", start: "moves the start" }, () => {
+      plane.at = [...state.start];
+      draw();
+    });
+    const wipe = button("Clear the paint", () => {
+      paint([]);
+      change("running")(false);
+    });
+    brush.node.hidden = wipe.hidden = true;
     const fine = (value) => number(value, value && value < 0.1 ? 3 : 2);
     const knob = (name, key, max, step) =>
       slider(name, { min: step, max, step, value: state[key], words: fine }, change(key));
@@ -217,11 +263,14 @@
       button("Reset", () => {
         for (const [key, { set }] of Object.entries(knobs)) set(OPENING[key]);
         for (const [key, { select }] of Object.entries(selects)) select.value = OPENING[key];
+        brush.select.value = "paint";
+        brush.node.hidden = wipe.hidden = true;
+        paint([]);
         restart({ ...OPENING });
         tell();
       }));
     const settings = element("div", { class: "lab-bar" },
-      selects.prior.node, selects.reward.node, ...Object.values(knobs).map(({ node }) => node));
+      selects.prior.node, selects.reward.node, brush.node, wipe, ...Object.values(knobs).map(({ node }) => node));
     const key = element("p", { class: "live-key" },
       "Blue: the prior, with lines around half of it and 95 %. Dashed green: nine tenths of the prior "
       + "times the exponential of the reward. At τ = 0 a step that would lower U is halved; above, "
@@ -231,7 +280,7 @@
     const row = element("div", { class: "live-planes live-pair live-picture" }, plane.node,
       element("div", {}, ...charts.map(({ canvas }) => canvas)));
     const nodes = [bar, settings, row, key];
-    return { nodes, draw, state, priors, rewards, planes: [plane], restart, step };
+    return { nodes, draw, state, priors, rewards, planes: [plane], restart, step, paint };
   }
 
   mount("walk", walk);

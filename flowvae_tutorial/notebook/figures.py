@@ -8,7 +8,8 @@ from ..errors import InputError
 
 # In the order in which they need each other; a figure's weights and its own script come last.
 SHARED = (
-    "tensor random networks distributions splines flows vae refinement data weights figure panel"
+    "tensor random networks distributions splines flows vae refinement data models training "
+    "weights figure panel"
 ).split()
 
 
@@ -19,8 +20,9 @@ def live_figure(name: str) -> HTML:
     notebook stores with the cell's output. Show a figure once in a notebook.
 
     Args:
-        name: "bound" and "digits" (chapter 1), "pseudo" (2), "hierarchy" (3), "layers" (4),
-            "posteriors" (5), "walk" (6), "levels" (7) or "particles" (8).
+        name: "race" (front page), "bound" and "digits" (chapter 1), "pseudo" (2),
+            "hierarchy" (3), "layers" (4), "posteriors" (5), "walk" (6), "levels" (7) or
+            "particles" (8).
 
     Raises:
         InputError: there is no such figure.

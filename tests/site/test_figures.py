@@ -39,6 +39,7 @@ CHAPTERS = {
     "layers": "book/04_flow_priors",
     "levels": "book/07_towards_diffusion",
     "posteriors": "book/05_flow_posteriors",
+    "race": "book/intro",
     "walk": "book/06_refinement",
 }
 # What a model was trained for.
@@ -135,9 +136,10 @@ def test_a_page_has_no_more_than_250_kb_of_scripts_and_weights(page: str) -> Non
 def test_without_scripts_a_picture_stands_there(browser: Browser, name: str) -> None:  # noqa: F811
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.goto(page_path(CHAPTERS[name]).as_uri())
-        assert page.locator(".live-still > img").is_visible()
-        assert page.locator(".live-still figcaption").is_visible()
+        assert page.locator(f"#fig-live-{name} > img").is_visible()
+        assert page.locator(f"#fig-live-{name} figcaption").is_visible()
         assert page.locator(f"#live-{name}").inner_html() == ""
 
 
@@ -145,15 +147,15 @@ def test_without_scripts_a_picture_stands_there(browser: Browser, name: str) -> 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_it_takes_the_place_of_its_picture_and_is_referred_to(browser: Browser, name: str) -> None:  # noqa: F811
     with figure(browser, name, file=True) as page:
-        assert page.locator(".live-still > img").is_hidden()
-        assert page.locator(".live-still figcaption").is_visible()
+        assert page.locator(f"#fig-live-{name} > img").is_hidden()
+        assert page.locator(f"#fig-live-{name} figcaption").is_visible()
         said = page.locator(f"#live-{name} .live-weights").inner_text()
         if name in TRAINED:
             about, _ = live.unpacked(live.path_of(name).read_text(encoding="utf-8"))
             assert about["run"] in said
             assert about["sha256"][:12] in said
         else:
-            assert said.startswith("Nothing is trained here: ")
+            assert said.startswith("Nothing is trained here")
         assert status(page, f"#live-{name}")
     assert load(page_path(CHAPTERS[name])).select(f'a[href="#fig-live-{name}"]')
 
@@ -196,6 +198,42 @@ def test_a_notebook_has_the_figure_with_nothing_from_elsewhere(browser: Browser)
             html.count("<script>") == html.count("</script>") == len([*SHARED, *own_scripts(name)])
         )
         page.close()
+
+
+# --- the front page -----------------------------------------------------------------------------
+
+
+@built
+def test_on_the_front_page_two_models_train_when_the_reader_says_so(browser: Browser) -> None:  # noqa: F811
+    runners = "FlowVAE.figures.race.state.runners.map(runner => runner.steps)"
+    with figure(browser, "race", file=True) as page:
+        assert page.evaluate(runners) == []
+        assert status(page).startswith("Press the button")
+        elbos = page.locator("#live-race .live-table td")
+        assert elbos.all_inner_texts()[:2] == ["–", "–"]
+        press(page, "Train both")
+        page.wait_for_function(f"{runners}[1] > 3")
+        press(page, "Pause")
+        first, second = page.evaluate(runners)
+        assert 0 <= first - second <= 1
+        assert status(page).startswith(f"Paused. Step {second} of 1500. ELBO N(0, I) −")
+        # It goes on from there, ends by itself, and begins anew after that.
+        page.evaluate(f"FlowVAE.SCHEDULE.steps = {second + 4}")
+        press(page, "Train both")
+        page.get_by_text(f"Done. Step {second + 4} of {second + 4}.").wait_for()
+        assert page.evaluate(runners) == [second + 4] * 2
+        ended = elbos.all_inner_texts()
+        press(page, "New noise")
+        assert page.evaluate(runners) == []
+        assert elbos.all_inner_texts() != ended
+        press(page, "Reset")
+        assert elbos.all_inner_texts()[2] == ended[2]
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS["race"]).as_uri())
+        page.locator("#live-race button").first.tap()
+        page.wait_for_function(f"{runners}[1] > 0")
 
 
 # --- chapter 1 ----------------------------------------------------------------------------------
@@ -699,6 +737,52 @@ def test_figure_6_shows_what_its_caption_says(browser: Browser) -> None:  # noqa
         assert (x > 1) & (log_p < -2), "off its spot and no further"
         x, y, log_p = page.evaluate(wish, "flow")
         assert (abs(x) < 0.3) & (y > 1.8) & (log_p > -1), "at the top"
+
+
+def test_a_painted_reward_of_figure_6_has_the_gradient_of_its_formula(browser: Browser) -> None:  # noqa: F811
+    spots = 2 * torch.randn(7, 2, dtype=torch.float64)
+    z = (2 * torch.randn(9, 2, dtype=torch.float64)).requires_grad_()
+    with alone(browser, "walk") as page:
+        found = run(
+            page, "const f = FlowVAE.live; f.paint(spots); const z = P(Z);"
+            "return [rows(f.rewards.painted(z)), gradientOf([z], () => f.rewards.painted(z))]",
+            spots=spots, Z=z,
+        )  # fmt: skip
+    distance = (z[:, None] - spots).square().sum(-1)
+    reward = 2 * (1 + (-distance / (2 * 0.35**2)).exp().sum(-1)).log()
+    same(found[0], reward)
+    same(found[1], torch.autograd.grad(reward.mean(), z)[0])
+
+
+@built
+def test_in_figure_6_a_reward_is_painted_by_mouse_and_keyboard(browser: Browser) -> None:  # noqa: F811
+    latent, spots = "Latent plane", "FlowVAE.live.state.spots"
+    with figure(browser, "walk", file=True) as page:
+        reward = page.locator(".live-figure select").nth(1)
+        brush = page.locator(".live-figure select").nth(2)
+        assert brush.is_hidden()
+        reward.select_option("painted")
+        assert status(page) == "Drag over the plane to paint a reward."
+        drag(page, latent, (-2, -0.4), (-2, 0), (-2, 0.4))
+        painted = page.evaluate(spots)
+        assert painted[-1] == pytest.approx([-2, 0.4], abs=0.03)
+        assert page.evaluate(WALKED)["start"] == [-0.6, 0.9]
+        plane = page.locator(f"canvas[aria-label^='{latent}']")
+        plane.press("ArrowDown")
+        assert page.evaluate(spots) == painted
+        plane.press("Space")
+        assert page.evaluate(spots)[-1] == pytest.approx([-2, 0.4 - 0.03 * 3.2], abs=0.03)
+        # What was painted is walked to.
+        page.locator(".live-figure select").first.select_option("normal")
+        page.evaluate("for (let i = 0; i < 60; i++) FlowVAE.live.step()")
+        assert page.evaluate(WALKED)["z"][0] < -0.6
+        brush.select_option("start")
+        drag(page, latent, (1, 1), (1.5, 1.5))
+        page.wait_for_function("FlowVAE.live.state.path[0].z.data[1] > 1.4")
+        press(page, "Clear the paint")
+        assert page.evaluate(spots) == []
+        press(page, "Reset")
+        assert brush.is_hidden()
 
 
 @built

@@ -201,6 +201,31 @@ def test_data_are_painted_by_mouse_keyboard_and_finger(browser: Browser) -> None
         assert page.evaluate(spots) == [[0, 0]]
 
 
+def test_painted_data_stand_in_the_address(browser: Browser) -> None:  # noqa: F811
+    spots = "FlowVAE.lab.spots"
+    with lab(browser, "data=painted&prior=vampprior&k=3", file=True) as page:
+        assert "paint=" not in page.evaluate("location.hash")
+        page.evaluate(
+            "for (let i = 0; i < 1000; i++) FlowVAE.lab.paint(i / 400 - 1.2, Math.sin(i));"
+            "FlowVAE.lab.painted();"
+        )
+        drawn, address = page.evaluate(spots), page.evaluate("location.hash")
+        assert len(drawn) == 1000
+        assert len(address) < 2500
+    with lab(browser, address.lstrip("#"), file=True) as page:
+        again = page.evaluate(spots)
+        # Every third of them, to the nearest of 255 places.
+        assert len(again) == 334
+        for found, expected in zip(again, drawn[::3], strict=True):
+            assert found == pytest.approx(expected, abs=0.013)
+        assert settings(page)["data"] == "painted"
+        page.get_by_role("button", name="Clear the paint").click()
+        assert "paint=" not in page.evaluate("location.hash")
+    for nonsense in ("%3Cb%3E", "A", "AAAAA", "====", ""):
+        with lab(browser, f"data=painted&prior=gaussian&paint={nonsense}") as page:
+            assert page.evaluate(spots) == []
+
+
 def test_where_motion_is_not_wanted_it_is_drawn_once_a_second(browser: Browser) -> None:  # noqa: F811
     seen = """async () => {
         const lab = FlowVAE.lab, [model] = lab.models, look = model.look.bind(model);
@@ -256,5 +281,5 @@ def test_without_scripts_a_picture_with_its_caption_stands_there(browser: Browse
 
 
 def test_no_other_page_has_the_labs_scripts() -> None:
-    for name, has in {LAB: True, "book/intro": False}.items():
+    for name, has in {LAB: True, "book/notation": False}.items():
         assert ("tensor.js" in page_path(name).read_text(encoding="utf-8")) == has
