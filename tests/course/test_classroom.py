@@ -148,6 +148,20 @@ def test_text_with_the_tag_result_is_folded_for_students_and_nothing_else_is() -
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
+def test_what_gives_a_result_away_is_tagged_and_neither_a_heading_nor_a_caption_is(
+    chapter: Path,
+) -> None:
+    told = tagged(list(nbformat.read(chapter, as_version=4).cells), "result")
+    assert len(told) >= 4
+    for cell in told:
+        assert not re.search(r"^(?:#|!\[|\*\*(?:Live f|F)igure \d)", cell.source, re.M)
+    folded = [cell.source for cell in cells("student", chapter) if "What came out" in cell.source]
+    assert len(folded) == len(told)
+    open_to_all = [cell.source for cell in cells("with results", chapter)]
+    assert not [source for source in open_to_all if "What came out" in source]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
 def test_no_link_takes_a_student_to_the_chapter_with_its_solutions(chapter: Path) -> None:
     text = prose(chapter.name, pack("student")[chapter.name])
     assert "Open this chapter in Colab" not in text

@@ -363,6 +363,7 @@ def test_a_picture_has_its_number_below_it_and_its_caption_for_the_speaker() -> 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Page]:  # noqa: F811
     shown = browser.new_page(viewport={"width": 1280, "height": 720})
+    shown.set_default_timeout(120_000)  # a deck has megabytes, and the machine may be busy
     yield shown
     shown.close()
 
@@ -373,7 +374,7 @@ def open_deck(shown: Page, session: Session, folder: Path) -> list[str]:
     path = folder / "deck.html"
     path.write_text(slides.deck(session), encoding="utf-8")
     shown.goto(path.as_uri())
-    shown.wait_for_function("window.Reveal && Reveal.isReady()", timeout=120_000)
+    shown.wait_for_function("window.Reveal && Reveal.isReady()")
     return errors
 
 
