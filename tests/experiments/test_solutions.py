@@ -11,7 +11,7 @@ import pytest
 import solutions
 from flowvae_tutorial import InputError
 from flowvae_tutorial.experiments.record_files import find
-from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.experiments.records import interval, read_records
 
 BOOK = Path(__file__).parents[2] / "book"
 RUNS: dict[str, list[dict[str, Any]]] = {
@@ -148,6 +148,28 @@ def test_what_section_5_6_says_of_two_more_seeds_is_in_their_record() -> None:
     gaps = [f"{run['Gaussian']:.1f}" for run in RUNS["5.6-seeds"]]
     assert f"two others gave a gap of {' and '.join(gaps)} nats" in solutions.cells(5)["c030"]
     assert all(0 < run["share that the flow closes"] < 0.1 for run in RUNS["5.6-seeds"])
+
+
+def test_what_section_5_12_says_of_cures_is_in_their_record() -> None:
+    def by_seed(cure: str, figure: str) -> list[float]:
+        found: list[float] = values("5.12", figure, cure=cure)
+        assert len(found) == 5
+        return found
+
+    control, text = by_seed("elbo", "gap_test"), solutions.cells(5)["enc5"]
+    for cure in ("iwae", "dreg"):
+        assert min(differences(by_seed(cure, "gap_test"), control)) > 0
+        tighter = differences(by_seed("elbo", "tighter_test"), by_seed(cure, "tighter_test"))
+        assert interval(tighter).low > 0
+    for steps in (3, 10):
+        gain = interval(differences(control, by_seed(f"ascent {steps}", "gap_test")))
+        assert f"{gain.mean:.1f} [{gain.low:.1f}, {gain.high:.1f}]" in text
+    mended, private = by_seed("ascent 10", "gap_train"), by_seed("private", "gap_train")
+    assert statistics.mean(differences(mended, private)) < 0.05
+    left = by_seed("ascent 100", "gap_test")
+    assert f"from {min(left):.2f} to {max(left):.2f} by seed" in text
+    medians = differences(by_seed("ascent 10", "median_test"), by_seed("private", "median_test"))
+    assert max(medians) < 0.02
 
 
 def test_what_the_page_says_of_schedules_is_in_the_record() -> None:
