@@ -135,10 +135,12 @@
     function drawMap() {
       map.clear();
       const size = map.width / TILES;
-      for (let n = 0; n < tiles.rows; n++) {
-        const [x, y] = map.place(...tiles.row(n));
-        picture(map, mosaic.row(n), [x - size / 2, y - size / 2], size, 0.4);
-      }
+      map.still(() => {
+        for (let n = 0; n < tiles.rows; n++) {
+          const [x, y] = map.place(...tiles.row(n));
+          picture(map, mosaic.row(n), [x - size / 2, y - size / 2], size, 0.4);
+        }
+      });
       map.axes();
       const { loc, scale } = state.q;
       const ellipse = (width) => Array.from({ length: 61 }, (_, i) => {

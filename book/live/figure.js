@@ -56,6 +56,20 @@
       Object.assign(this.context, { font: FONT, globalAlpha: 1, lineWidth: 1, textBaseline: "middle" });
     }
 
+    // What stays while a reader drags is painted once, and again for another size or theme.
+    still(paint) {
+      const { canvas, context } = this, stamp = [canvas.width, canvas.height, this.colour("ink")].join();
+      if (this.kept?.stamp !== stamp) {
+        const image = Object.assign(element("canvas"), { width: canvas.width, height: canvas.height });
+        this.context = image.getContext("2d");
+        this.context.setTransform(context.getTransform());
+        paint();
+        this.context = context;
+        this.kept = { stamp, image };
+      }
+      context.drawImage(this.kept.image, 0, 0, this.width, this.height);
+    }
+
     text(words, x, y, { colour = "ink", align = "left", bold = false } = {}) {
       const c = this.context;
       Object.assign(c, { font: bold ? `bold ${FONT}` : FONT, textAlign: align, globalAlpha: 1 });

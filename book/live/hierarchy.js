@@ -139,7 +139,7 @@
       const { drawn, hold, z, x } = state, look = { size: 2, alpha: 0.6 };
       latents.clear();
       latents.axes();
-      latents.density(heights, EXTENT, "prior");
+      latents.still(() => latents.density(heights, EXTENT, "prior"));
       const cut = hold === "top" ? [[-EXTENT, z[0]], [EXTENT, z[0]]] : [[z[1], -EXTENT], [z[1], EXTENT]];
       latents.line(cut.map((at) => latents.place(...at)), { dash: [5, 4] });
       latents.points(swap(drawn.z), "likelihood", look);
