@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ from flowvae_tutorial import (
     VampPrior,
     mlp,
 )
-from flowvae_tutorial.models import Kind
 from flowvae_tutorial.networks import LOG_SCALE_BOUNDS, soft_clamp
 from test_browser import browser  # noqa: F401  (a fixture)
 
@@ -196,7 +195,7 @@ def test_a_mixture_is_the_packages_with_all_gradients(page: Page) -> None:
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("features", [2, 5])
 def test_a_flow_is_the_packages_both_ways(
-    page: Page, kind: Kind, context: int, features: int
+    page: Page, kind: Literal["affine", "spline"], context: int, features: int
 ) -> None:
     flow = CouplingFlow(features, context=context, transforms=3, hidden=(8, 6), kind=kind)
     scatter(flow)
