@@ -2,7 +2,7 @@
 
     python tools/mnist.py dynamic-mnist gaussian vampprior --seeds 3 --jobs 16 --device cuda
 
-A run of 400 epochs writes book/results/mnist/NAME.json; no page reads one yet. The batch and the
+A run of 400 epochs writes book/results/mnist/NAME.json, which chapter 9 reads. The batch and the
 step of the VAE are those that a trial of 30 epochs preferred on the validation pictures
 (tools/trials.py); those of the other models are taken from it and still to be tried. A stopped run
 goes on from its last epoch: checkpoints, and the weights of its best epoch, lie in the git-ignored

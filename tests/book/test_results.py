@@ -15,7 +15,8 @@ BOOK = Path(__file__).parents[2] / "book"
 DYNAMIC = read_records(BOOK / "results", "dynamic-mnist")
 STATIC = read_records(BOOK / "results", "static-mnist")
 LONG = read_records(BOOK / "results" / "long")
-RECORDS = DYNAMIC + LONG + STATIC
+TODAY = read_records(BOOK / "results" / "mnist")
+RECORDS = DYNAMIC + LONG + TODAY + STATIC
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 
 
@@ -62,7 +63,7 @@ def record_of(row: list[str]) -> Record:
 def printed() -> list[list[list[str]]]:
     # The first is of the trials, which have a test of their own.
     _, *found = tables(BOOK / "09_results.ipynb")
-    assert len(found) == 5, "results, what they took, ours beside the papers', longer runs, static"
+    assert len(found) == 6, "results, what they took, beside the papers, longer, today's, static"
     return found
 
 
@@ -80,9 +81,9 @@ def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Re
 
 
 def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
-    results, efforts, beside, longer, static = printed
+    results, efforts, beside, longer, today, static = printed
     for rows, records in (
-        (results, DYNAMIC), (beside, DYNAMIC), (longer, LONG), (static, STATIC)
+        (results, DYNAMIC), (beside, DYNAMIC), (longer, LONG), (today, TODAY), (static, STATIC)
     ):  # fmt: skip
         assert sorted(record_of(row)["model"] for row in rows) == sorted(
             record["model"] for record in records
@@ -162,6 +163,14 @@ def test_what_the_page_says_of_the_longer_runs_is_in_the_records() -> None:
     assert abs(vae["nll"]["mean"] - 84.50) < 0.1
     flexible = [value for model, value in nll.items() if model != "gaussian"]
     assert round(vae["nll"]["mean"] - max(flexible), 1) == 1.4
+
+
+def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
+    [longer], [today] = LONG, [record for record in TODAY if record["model"] == "gaussian"]
+    assert today["settings"] | {"batch_size": 100, "lr": 1e-3, "patience": 50} == longer["settings"]
+    assert (today["settings"]["batch_size"], today["settings"]["lr"]) == (200, 3e-3)
+    assert round(min(bounds(longer)[1]) - min(bounds(today)[1]), 1) == 0.1
+    assert round(longer["nll"]["mean"] - today["nll"]["mean"], 1) == 0.1
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
