@@ -155,8 +155,8 @@
       button("Reset", () => go(3)));
     update(true);
     const key = element("p", { class: "live-key" },
-      "Filled: the true posterior, nine tenths of it within the thin line. The others hold nine tenths "
-      + "and half of the approximation, dashed for the Gaussian.");
+      "Orange: the true posterior, nine tenths of it within its line. Black: the approximation, nine "
+      + "tenths within the thick line and half within the thin one.");
     points.node.classList.add("live-wide");
     const row = element("div", { class: "live-planes live-picture" },
       points.node, ...planes.map((p) => p.node));

@@ -33,7 +33,7 @@
       return { values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
     });
     const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats, mean of the data", "log p(z) of their codes",
+      element("thead", {}, element("tr", {}, ...["nats, mean of the data", "log p(z) of the data's codes",
         "ELBO"].map((words) => element("th", { scope: "col" }, words)))),
       element("tbody", {}, ...cells.map(({ row }) => row)));
 
