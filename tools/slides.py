@@ -10,9 +10,7 @@ which fetches nothing.
 import argparse
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
@@ -21,11 +19,12 @@ from typing import NamedTuple
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from playwright.sync_api import sync_playwright
 from pygments.formatters import HtmlFormatter
 
 from book import MATHJAX, ROOT
 from classroom import chapters, for_student, tags
-from live_figures import SCRIPTS
+from flowvae_tutorial.notebook.figures import SHARED, own_scripts
 from slide_parts import (
     CAPTION,
     Part,
@@ -48,6 +47,8 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 FEW_LINES = 6
 LIVE = ROOT / "book" / "live"
 DECKS = ROOT / "dist" / "decks"
+# Within which a browser has laid a deck out, on a busy machine.
+MINUTES = 5
 
 
 class Slide(NamedTuple):
@@ -214,7 +215,7 @@ def deck(session: Session) -> str:
     reveal = installed("sphinx-revealjs", REVEAL)
     styles = [reveal / "reset.css", reveal / "reveal.css", LIVE / "live.css"]
     live = re.findall(r'id="live-(\w+)"', body)
-    names = [*SCRIPTS, *(name for each in live for name in (f"weights-{each}", each))]
+    names = [*SHARED, *(name for each in live for name in own_scripts(each))]
     filled = {
         "title": escape(title),
         "styles": "\n".join(
@@ -258,12 +259,14 @@ def print_pdf(page: Path) -> Path:
     if browser is None:
         sys.exit("A PDF is printed by a browser, and there is none: install chromium first")
     target = page.with_suffix(".pdf")
-    with tempfile.TemporaryDirectory() as profile:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
-        # Time in which the formulas are drawn; it passes faster than on a clock.
-        flags += [f"--user-data-dir={profile}", "--virtual-time-budget=60000"]
-        command = [browser, *flags, f"--print-to-pdf={target}", f"{page.as_uri()}?print-pdf"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        sheet = opened.new_page()
+        sheet.goto(f"{page.as_uri()}?print-pdf", timeout=MINUTES * 60_000)
+        # The formulas are drawn first, and then the slides are laid out as pages.
+        sheet.wait_for_selector(".pdf-page", timeout=MINUTES * 60_000)
+        target.write_bytes(sheet.pdf(prefer_css_page_size=True, print_background=True))
+        opened.close()
     return target
 
 
