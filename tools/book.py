@@ -1,6 +1,8 @@
 """Steps of the book's build that Jupyter Book leaves to us: mathjax, check, execute."""
 
 import base64
+import io
+import re
 import shutil
 import sys
 from importlib.metadata import distribution
@@ -9,6 +11,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html"
@@ -47,6 +50,28 @@ def picture(cell: nbformat.NotebookNode) -> bytes:
     return base64.b64decode(figure)
 
 
+def repacked(png: str) -> str:
+    """The same pixels in fewer bytes: a figure with two pixels a place is heavy."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=9)
+    return min(base64.b64encode(buffer.getvalue()).decode(), png.strip(), key=len)
+
+
+def repack(data: dict[str, str]) -> None:
+    """The figure of an output, and those of a slider."""
+    if "image/png" in data:
+        data["image/png"] = repacked(data["image/png"])
+    if "text/html" in data:
+        data["text/html"] = re.sub(
+            r"(data:image/png;base64,)([^\"]+)",
+            lambda found: found[1] + repacked(found[2]),
+            data["text/html"],
+        )
+
+
 def execute(*paths: str) -> None:
     """Re-executes notebooks in place and keeps nothing that changes from run to run."""
     for path in map(Path, paths):
@@ -71,6 +96,7 @@ def execute(*paths: str) -> None:
             # A widget of a kernel that is gone: a reader would see an error in place of the still.
             for output in cell.get("outputs", []):
                 output.get("data", {}).pop(WIDGET, None)
+                repack(output.get("data", {}))
                 # On a narrow page the width gives way, and a height that is given would not.
                 output.get("metadata", {}).get("image/png", {}).pop("height", None)
             # A figure that another page shows as well, such as the README.

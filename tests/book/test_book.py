@@ -5,6 +5,7 @@ Each check takes a chapter and returns what is wrong with it, so that it can be 
 
 import ast
 import base64
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
@@ -31,6 +33,8 @@ from nbformat.v4 import (
     new_notebook,
     new_output,
 )
+
+import book
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
@@ -823,6 +827,22 @@ def test_of_a_measurement_nbval_ignores_its_digits_within_the_band_and_nothing_e
     page_of(value, stored, tmp_path / "page.ipynb")
     red, ran = failing_cells(tmp_path / "page.ipynb", tmp_path / "report.xml")
     assert ran == 1 and (red == set()) is green
+
+
+def test_a_picture_is_stored_in_fewer_bytes_with_the_same_pixels() -> None:
+    figure, axis = plt.subplots()
+    axis.plot([0, 1], [1, 0])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    plt.close(figure)
+    png = base64.b64encode(buffer.getvalue()).decode()
+    stored = {"image/png": png, "text/html": f'<img alt="a" src="data:image/png;base64,{png}">'}
+    book.repack(stored)
+    packed = stored["image/png"]
+    assert stored["text/html"] == f'<img alt="a" src="data:image/png;base64,{packed}">'
+    assert len(packed) < 0.95 * len(png)
+    one, other = (plt.imread(io.BytesIO(base64.b64decode(each))) for each in (png, packed))
+    assert (one[..., :3] == other[..., :3]).all()
 
 
 def test_a_figure_shown_on_other_pages_is_the_one_that_its_chapter_stores() -> None:

@@ -251,7 +251,7 @@ def test_mathjax_is_part_of_the_site(site: Path) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_is_light(site: Path, name: str) -> None:
     path = page_path(name)
-    assert page_bytes(load(path), path) <= 3.5 * MEGABYTE
+    assert page_bytes(load(path), path) <= 3 * MEGABYTE
 
 
 @pytest.mark.parametrize(("number", "name"), [*enumerate(CHAPTERS)])
