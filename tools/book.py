@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import sys
+import zlib
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def repacked(png: str) -> str:
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=9)
+    image.save(buffer, "PNG", compress_level=9, compress_type=zlib.Z_DEFAULT_STRATEGY)
     return min(base64.b64encode(buffer.getvalue()).decode(), png.strip(), key=len)
 
 
