@@ -11,6 +11,8 @@ import argparse
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from pygments.formatters import HtmlFormatter
 
 from book import MATHJAX, ROOT
@@ -253,20 +255,27 @@ def find_browser() -> str | None:
     return shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def print_pdf(page: Path) -> Path:
-    """A deck as a PDF, a slide a page with all its steps, printed by Chromium."""
-    browser = find_browser()
-    if browser is None:
+@contextmanager
+def opened_browser() -> Iterator[Browser]:
+    path = find_browser()
+    if path is None:
         sys.exit("A PDF is printed by a browser, and there is none: install chromium first")
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser
+
+
+def print_pdf(page: Path, browser: Browser) -> Path:
+    """A deck as a PDF, a slide a page with all its steps."""
     target = page.with_suffix(".pdf")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        sheet = opened.new_page()
-        sheet.goto(f"{page.as_uri()}?print-pdf", timeout=MINUTES * 60_000)
-        # The formulas are drawn first, and then the slides are laid out as pages.
-        sheet.wait_for_selector(".pdf-page", timeout=MINUTES * 60_000)
-        target.write_bytes(sheet.pdf(prefer_css_page_size=True, print_background=True))
-        opened.close()
+    sheet = browser.new_page()
+    sheet.goto(f"{page.as_uri()}?print-pdf", timeout=MINUTES * 60_000)
+    # The formulas are drawn first, and then the slides are laid out as pages.
+    sheet.wait_for_selector(".pdf-page", timeout=MINUTES * 60_000)
+    target.write_bytes(sheet.pdf(prefer_css_page_size=True, print_background=True))
+    sheet.close()
     return target
 
 
@@ -275,10 +284,11 @@ def main() -> None:
     parser.add_argument("--pdf", action="store_true", help="print each deck as well")
     options = parser.parse_args()
     DECKS.mkdir(parents=True, exist_ok=True)
-    for session in sessions():
-        page = DECKS / f"session-{session.number}.html"
-        page.write_text(deck(session), encoding="utf-8")
-        print(print_pdf(page) if options.pdf else page.as_uri())
+    with opened_browser() if options.pdf else nullcontext() as browser:
+        for session in sessions():
+            page = DECKS / f"session-{session.number}.html"
+            page.write_text(deck(session), encoding="utf-8")
+            print(print_pdf(page, browser) if browser else page.as_uri())
 
 
 if __name__ == "__main__":

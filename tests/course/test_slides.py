@@ -415,21 +415,20 @@ def test_the_speaker_sees_notes_and_what_comes_next_in_a_window_of_their_own(
     window.close()
 
 
-def test_a_deck_is_printed_a_slide_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not slides.find_browser():
-        pytest.skip("no Chromium to print with")
+def test_a_deck_is_printed_a_slide_a_page(tmp_path: Path, browser: Browser) -> None:  # noqa: F811
     path = tmp_path / "deck.html"
     path.write_text(slides.deck(SESSIONS[9]), encoding="utf-8")
-    printed = slides.print_pdf(path).read_bytes()
+    printed = slides.print_pdf(path, browser).read_bytes()
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == len(shown(SESSIONS[9])) + 1
 
 
-def test_without_a_browser_printing_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_browser_printing_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slides, "find_browser", lambda: None)
-    with pytest.raises(SystemExit, match=r"^A PDF is printed by a browser.*install chromium"):
-        slides.print_pdf(tmp_path / "deck.html")
+    with (
+        pytest.raises(SystemExit, match=r"^A PDF is printed by a browser.*install chromium"),
+        slides.opened_browser(),
+    ):
+        pass
 
 
 def test_decks_are_written_to_a_folder_that_no_target_deletes(
