@@ -4,7 +4,8 @@
 
 A run of 400 epochs writes book/results/mnist/NAME.json, which chapter 9 reads. The batch and the
 step of the VAE are those that a trial of 30 epochs preferred on the validation pictures
-(tools/trials.py); those of the other models are taken from it and still to be tried. A stopped run
+(tools/trials.py); those of the other models are taken from it and still to be tried. A model of two
+stages takes the first from the run of that model and seed, which must have ended. A stopped run
 goes on from its last epoch: checkpoints, and the weights of its best epoch, lie in the git-ignored
 runs/mnist/. A run has one process and one thread; on a GPU small models wait for their own launches
 most of the time, so many of them share it well.
@@ -12,18 +13,19 @@ most of the time, so many of them share it well.
 
 import argparse
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from flowvae_tutorial import build, fit
-from flowvae_tutorial.data import load
+from flowvae_tutorial import VAE, build, fit
+from flowvae_tutorial.data import Data, load
 from flowvae_tutorial.experiments import record_files as files
 from flowvae_tutorial.experiments.jobs import at_once
 from flowvae_tutorial.experiments.records import RUNS, make_record
-from flowvae_tutorial.models import resolve, training_settings
+from flowvae_tutorial.models import FIRST_STAGE, resolve, training_settings
 from flowvae_tutorial.training import device_by_name
 
 EPOCHS = 400
@@ -36,7 +38,25 @@ OWN: dict[str, dict[str, Any]] = {
     "hvae": {"batch_size": 200, "lr": 3e-3},
     "vampprior": FEW,
     "hierarchical-vampprior": FEW,
+    # The codes are held: a second stage is a regression on them.
+    "two-stage-flow-matching-prior": {"batch_size": 200, "lr": 1e-3, "epochs": 100},
+    "two-stage-flow-prior": {"batch_size": 200, "lr": 1e-3, "epochs": 100},
 }
+
+
+def weights_file(model: str, data: str, seed: int) -> Path:
+    return CHECKPOINTS / f"{files.run_name(model, data, 1.0, seed)}.safetensors"
+
+
+def first_stage(model: str, data: Data, seed: int) -> VAE | None:
+    """The trained model whose posterior and likelihood this one holds, if it does."""
+    if (name := FIRST_STAGE.get(model)) is None:
+        return None
+    if not (weights := weights_file(name, data.name, seed)).exists():
+        sys.exit(f"{model} begins with a trained {name!r}: run that first ({weights} is not there)")
+    first = build(name, data)
+    first.load_state_dict(load_file(weights))
+    return first
 
 
 def run(model: str, name: str, seed: int, device: str) -> None:
@@ -45,10 +65,11 @@ def run(model: str, name: str, seed: int, device: str) -> None:
     if (folder / f"{file}.json").exists():
         return
     data = load(name).to(device_by_name(device))
-    settings = training_settings(data) | {"epochs": EPOCHS, "patience": EPOCHS}
-    settings |= OWN.get(model, {})
+    settings = training_settings(data) | {"epochs": EPOCHS} | OWN.get(model, {})
+    settings["patience"] = settings["epochs"]
+    first = first_stage(model, data, seed)
     torch.manual_seed(seed)
-    vae = build(model, data)
+    vae = build(model, data, first=first)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     checkpoint = CHECKPOINTS / f"{file}.pt"
     history = fit(
@@ -56,7 +77,7 @@ def run(model: str, name: str, seed: int, device: str) -> None:
     )
     save_file(
         {name: value.contiguous().clone() for name, value in vae.state_dict().items()},
-        checkpoint.with_suffix(".safetensors"),
+        weights_file(model, name, seed),
     )
     record = make_record(
         model, vae, data, resolve(model, data)[1], history, seed=seed, beta=1.0,

@@ -81,6 +81,24 @@ def test_a_run_on_record_is_not_done_again_and_a_stopped_one_goes_on(
     assert not checkpoint.exists()
 
 
+def test_a_second_stage_holds_the_weights_of_the_first_of_its_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = "two-stage-flow-matching-prior"
+    monkeypatch.setitem(mnist.OWN, model, {"batch_size": 300, "epochs": 1})
+    with pytest.raises(SystemExit, match="begins with a trained 'gaussian': run that"):
+        mnist.main(["static-mnist", model])
+    mnist.main(["static-mnist", "gaussian", "--seeds", "2"])
+    mnist.main(["static-mnist", model, "--seeds", "2"])
+    for seed in range(2):
+        first, second = (
+            load_file(mnist.weights_file(name, "static-mnist", seed))
+            for name in ("gaussian", model)
+        )
+        assert all(torch.equal(second[name], value) for name, value in first.items())
+        assert any(value.abs().sum() for name, value in second.items() if "last" in name)
+
+
 def test_other_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         mnist.main(["digits", "gaussian"])
