@@ -4,15 +4,20 @@ A contestant's CPU time hangs on what its process did before: memory that the C 
 back to the system costs page faults when it is taken again, and a neighbour in the same process
 may keep it from being given back. So contestants that allocate differently run in processes of
 their own, as their users run them, and take turns, so that all see the same load of the machine.
+
+A ratio is stated with its spread over the turns. A benchmark fails only where three quarters of
+the turns say that the package is slower than the other library: a limit on which a measurement
+sits says nothing.
 """
 
 import contextlib
 import multiprocessing
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -92,10 +97,35 @@ class Seconds(NamedTuple):
         return self.user + self.system
 
 
+class Spread(NamedTuple):
+    """The middle of a ratio's values over the turns, and what holds half of them."""
+
+    low: float
+    median: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Of two contestants, turn by turn: what slows the machine slows both."""
+    turns = np.divide(ours, theirs)
+    return Spread(*(float(value) for value in np.quantile(turns, (0.25, 0.5, 0.75))))
+
+
+def total(turns: Sequence[Seconds]) -> list[float]:
+    return [seconds.total for seconds in turns]
+
+
+def user(turns: Sequence[Seconds]) -> list[float]:
+    return [seconds.user for seconds in turns]
+
+
 def time_in_turns(
     makers: Mapping[str, Callable[[], Step]], rounds: int, steps: int
-) -> dict[str, Seconds]:
-    """Medians over `rounds` turns of `steps` steps, each contestant in a process of its own.
+) -> dict[str, list[Seconds]]:
+    """`rounds` turns of `steps` steps, each contestant in a process of its own.
 
     The makers run in the new processes: functions of a module, or `functools.partial` of them.
     """
@@ -108,11 +138,7 @@ def time_in_turns(
         for _ in range(rounds):
             for name, turn in turns.items():
                 seconds[name].append(turn(steps))
-    return {
-        # The median turn as a whole, so that both its parts add up to its total.
-        name: sorted(values, key=lambda s: s.total)[len(values) // 2]
-        for name, values in seconds.items()
-    }
+    return seconds
 
 
 @contextlib.contextmanager
@@ -150,9 +176,11 @@ def _serve(connection: Connection, make: Callable[[], Step]) -> None:
             connection.send((user / steps, system / steps))
 
 
-def report(seconds: Mapping[str, Seconds], ratios: Mapping[str, float]) -> None:
+def report(seconds: Mapping[str, list[Seconds]], ratios: Mapping[str, Spread]) -> None:
     print()
-    for name, value in seconds.items():
-        print(f"{name:46}{1e3 * value.total:9.2f} ms CPU, of it {1e3 * value.system:.2f} system")
-    for name, ratio in ratios.items():
-        print(f"{name:46}{ratio:9.2f}")
+    for name, turns in seconds.items():
+        # The median turn as a whole, so that both its parts add up to its total.
+        middle = sorted(turns, key=lambda turn: turn.total)[len(turns) // 2]
+        print(f"{name:46}{1e3 * middle.total:9.2f} ms CPU, of it {1e3 * middle.system:.2f} system")
+    for name, spread in ratios.items():
+        print(f"{name:46}{spread!s:>24}")

@@ -18,16 +18,17 @@ Each side runs in the directions that it offers:
   for `sample`; ours the other way round.
 
 Times are CPU times, each contestant in a process of its own, in turns; only their ratios mean
-anything on a shared machine. The limit holds for zuko's faster direction, and so for both.
+anything on a shared machine.
 """
 
 import functools
+import statistics
 
 import normflows
 import pytest
 import torch
 import zuko
-from common import BATCH, LATENT, Step, time_in_turns
+from common import BATCH, LATENT, Step, ratio, time_in_turns, total
 from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCoupling
 from torch import Tensor, nn
 from zuko.flows import GeneralCouplingTransform
@@ -37,7 +38,6 @@ from flowvae_tutorial import CouplingFlow, mlp, rsample_and_log_prob
 from flowvae_tutorial.splines import BINS, BOX
 
 COUPLINGS, WIDTHS = 4, (64, 64)
-AT_MOST = 1.0
 # Rounds and steps.
 TURNS = {"affine": (100, 20), "spline": (40, 5)}
 OPERATIONS = ["rsample_and_log_prob", "log_prob"]
@@ -152,28 +152,27 @@ def forward_and_backward(name: str, kind: str, operation: str) -> Step:
 
 
 @pytest.mark.timeout(1800)
-def test_a_flow_takes_at_most_the_cpu_time_of_zuko_s_and_of_normflows_s(
+def test_a_flow_is_not_slower_than_zuko_s_and_normflows_s(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = [f"{'ms CPU, in brackets ours / theirs':36}" + "".join(f"{n:>17}" for n in MAKERS)]
-    ratios: dict[tuple[str, str, str], float] = {}
+    lines = [f"{'ms CPU, and ours / theirs':36}" + "".join(f"{n:>26}" for n in MAKERS)]
+    slower = []
     for kind, turns in TURNS.items():
         counts = [sum(p.numel() for p in make(kind).parameters()) for make in MAKERS.values()]
         assert len(set(counts)) == 1, "unequal flows"
-        lines.append(f"{kind + ', parameters':36}" + "".join(f"{count:17}" for count in counts))
+        lines.append(f"{kind + ', parameters':36}" + "".join(f"{count:26}" for count in counts))
         for operation in OPERATIONS:
             makers = {
                 name: functools.partial(forward_and_backward, name, kind, operation)
                 for name in MAKERS
             }
-            seconds = {name: value.total for name, value in time_in_turns(makers, *turns).items()}
-            for name, value in seconds.items():
-                ratios[kind, operation, name] = seconds["ours"] / value
+            seconds = {name: total(turn) for name, turn in time_in_turns(makers, *turns).items()}
+            ratios = {name: ratio(seconds["ours"], theirs) for name, theirs in seconds.items()}
+            slower += [(kind, operation, name) for name, r in ratios.items() if r.low > 1]
             cells = [
-                f"{1e3 * value:9.2f}  ({ratios[kind, operation, name]:.2f})"
-                for name, value in seconds.items()
+                f"{1e3 * statistics.median(seconds[name]):9.2f}  {ratios[name]}" for name in MAKERS
             ]
-            lines.append(f"{kind + ', ' + operation:36}" + "".join(f"{c:>17}" for c in cells))
+            lines.append(f"{kind + ', ' + operation:36}" + "".join(f"{c:>26}" for c in cells))
     with capsys.disabled():
         print("", *lines, sep="\n")
-    assert max(ratio for key, ratio in ratios.items() if key[2] != "ours") <= AT_MOST
+    assert slower == []

@@ -18,8 +18,6 @@ from flowvae_tutorial import build, refine
 from flowvae_tutorial.data import load
 
 LATENTS, STEPS = 10_000, 10
-# Seconds of CPU; 4.0 were seen on one thread of an idle AMD EPYC.
-AT_MOST = 6.0
 
 
 @torch.no_grad()
@@ -51,13 +49,13 @@ def straightness(sizes: list[int], seconds: Callable[[int], float]) -> float:
     return r_squared
 
 
-def test_10_000_latents_take_10_steps_in_seconds() -> None:
+def test_what_10_steps_of_10_000_latents_cost(capsys: pytest.CaptureFixture[str]) -> None:
     prior = spline_prior(bend=0)
     z = prior.sample((LATENTS,))
     cpu_seconds(prior, z[:1000], 1)  # to warm up
     seconds = cpu_seconds(prior, z, STEPS)
-    print(f"\n{LATENTS} latents, {STEPS} steps: {seconds:.1f} s CPU")
-    assert seconds < AT_MOST
+    with capsys.disabled():
+        print(f"\n{LATENTS} latents, {STEPS} steps: {seconds:.1f} s CPU")
 
 
 @pytest.mark.parametrize("bend", [0.0, 0.1])
