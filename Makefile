@@ -99,7 +99,7 @@ clean:  ## remove what was built; .venv stays, and so does dist/, what was packe
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or \
 		sys.exit("Python 3.11 or later is needed and this is %d.%d: name one with make PYTHON=python3.13" % v)'
-	@echo "Installing into .venv: a minute or two, once."
+	@echo "Installing into .venv, once: minutes, and on Linux about 3 GB (README: What pip downloads)."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -69,7 +69,10 @@ class Data:
                     f"{part} has {x.shape[-1]} features, train {self.features}: make them the same"
                 )
         if self.image_shape is not None and math.prod(self.image_shape) != self.features:
-            raise InputError(f"the image shape {self.image_shape} is not of {self.features} pixels")
+            raise InputError(
+                f"image_shape={self.image_shape} has {math.prod(self.image_shape)} pixels, and the "
+                f"examples have {self.features}"
+            )
 
     @property
     def features(self) -> int:
@@ -111,7 +114,10 @@ def load(name: str) -> Data:
         (True, True)
     """
     if name not in DATA_SETS:
-        raise InputError(f"no data set named {name!r}: choose one of {', '.join(DATA_SETS)}")
+        raise InputError(
+            f"no data set named {name!r}: choose one of {', '.join(DATA_SETS)}, or a .npz or .pt "
+            "file of your own, which np.savez makes of arrays"
+        )
     return DATA_SETS[name]()
 
 

@@ -133,8 +133,8 @@ def unserved(new: Address) -> list[str]:
 
 
 def main(url: str) -> None:
-    if not (new := parse(url)):
-        sys.exit("Name it like this: make repository URL=https://github.com/NAME/REPO")
+    if not (new := parse(url)) or url.rstrip("/").endswith("/NAME/REPO"):
+        sys.exit("Name yours like this: make repository URL=https://github.com/you/your-repository")
     old, in_colab = parse(address()), colab()
     assert old is not None, "pyproject.toml holds what an earlier call has written"
     for path in files():

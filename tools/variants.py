@@ -301,7 +301,8 @@ def uphill(random: Random) -> Variant:
 
 
 def best_of_n(random: Random) -> Variant:
-    N, percent = random.choice((10, 20, 50, 100)), random.choice((90, 95, 99))
+    # So that it is neither sure nor hopeless.
+    N, percent = random.choice(((10, 90), (20, 90), (20, 95), (50, 95), (50, 99), (100, 99)))
     draws = 1 - (percent / 100) ** N
     least = math.ceil(math.log(0.5) / math.log(percent / 100))
     return Variant(

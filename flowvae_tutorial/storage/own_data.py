@@ -112,7 +112,8 @@ def _tensor(part: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_meta or x.is_complex():
         raise InputError(
             f"{part} must be a tensor or a NumPy array of numbers, got "
-            f"{getattr(x, 'dtype', type(x).__name__)}: np.stack makes one of a list of pictures"
+            f"{getattr(x, 'dtype', type(x).__name__)}: np.stack makes one of a list of pictures, "
+            "np.loadtxt of a table in a text file"
         )
     return x
 
@@ -148,8 +149,8 @@ def _scaled(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 def _look_at(part: str, x: Tensor, pixels: bool) -> None:
     if not x.isfinite().all():
         raise InputError(
-            f"{part} has NaN or infinite values, or such as single precision has not: clean or "
-            "scale the data first"
+            f"{part} has values that are NaN, infinite or too large for single precision: "
+            "clean or scale the data first"
         )
     if pixels and len(x) and not 0 <= x.min() <= x.max() <= 1:
         raise InputError(
@@ -169,7 +170,7 @@ def _labels(labels: Any, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         each = _tensor(f"{part}'s labels", given)
         if each.is_floating_point() or tuple(each.shape) != (len(parts[part]),):
             raise InputError(
-                f"{part}'s labels must be {len(parts[part])} whole numbers, one an example, got "
+                f"{part}'s labels must be {len(parts[part])} whole numbers, one for each example, got "
                 f"{each.dtype} {tuple(each.shape)}"
             )
         found[part] = each.detach().cpu().long()

@@ -55,10 +55,20 @@ def test_the_hours_add_up_and_agree_with_what_they_are_made_of() -> None:
     assert abs(found["exercises"] - (set_work + minutes["1.5"]) / 60) < 1
     # Chapter 0 states its minutes without its exercises, and in other words.
     chapters = [each for name, each in classroom.chapters().items() if name[:2] != "00"]
-    reading = 15 + sum(classroom.minutes_and_seconds(each)[0] for each in chapters)
+    reading = 20 + sum(classroom.minutes_and_seconds(each)[0] for each in chapters)
     assert abs(found["reading"] - 2 * reading / 60) < 2
 
 
 def test_the_weights_of_the_grade_add_up() -> None:
     weights = re.findall(r"(\d+) %", section("Weights of the grade"))
     assert sum(map(int, weights)) == 100
+
+
+def test_the_courses_front_page_counts_its_sessions_and_its_questions() -> None:
+    page = (COURSE / "index.md").read_text(encoding="utf-8")
+    bank = (COURSE / "question_bank.md").read_text(encoding="utf-8")
+    sessions = re.findall(r"^## Session \d", SYLLABUS, re.M)
+    questions = re.findall(r"^### Q\d", bank, re.M)
+    assert (len(sessions), len(questions)) == (9, 69)
+    assert "a course of nine sessions" in page and "nine sessions, with objectives" in page
+    assert "sixty-nine questions" in page

@@ -163,6 +163,7 @@ def test_a_repository_whose_name_only_begins_the_same_is_left_alone(copy: Path) 
         "https://book/some-body/book",
         "https://user:word@github.com/some-body/book",
         "https://github.com/some-body",
+        "https://github.com/NAME/REPO",
         "https://github.com/some-body/..",
         "https://github.com/some-body/book/tree/main",
         "https://codeberg.org/some-body/book/src/branch/main",
