@@ -151,8 +151,8 @@ def two_pseudo_inputs(random: Random) -> Variant:
     return Variant(
         "the density of a VampPrior",
         6,
-        f"A VampPrior with one latent has two pseudo-inputs. The encoder gives them the means "
-        f"{means[0]:g} and {means[1]:g} and the scales {scales[0]:g} and {scales[1]:g}. Compute "
+        "A VampPrior with one latent has two pseudo-inputs of equal weight. The encoder gives them "
+        f"the means {means[0]:g} and {means[1]:g} and the scales {scales[0]:g} and {scales[1]:g}. Compute "
         rf"$\log p(z)$ at $z = {z:g}$.",
         f"The two components have the log-densities {each[0]:.3f} and {each[1]:.3f}. The "
         f"logarithm of "
@@ -237,7 +237,7 @@ def coupling(random: Random) -> Variant:
         "and go back.",
         f"$z$ = ({z[0]:.3f}, {z[1]:.3f}). The log-determinant is s = {jacobian.det().log():.3f}, "
         f"and "
-        rf"$\log p(z)$ = {log_p:.3f}. Back: $b = e^{{-s}}(z_b - t)$ with the same t and s.",
+        rf"$\log p(z)$ = {log_p:.3f}. Back: $b = e^{{-s}}(z_b - t) = {b:g}$ with the same t and s.",
     )
 
 
@@ -249,11 +249,9 @@ def split_gap(random: Random) -> Variant:
     return Variant(
         "which remedy?",
         5,
-        f"A VAE has a gap of {gap} nats on test pictures. With the decoder held, a Gaussian "
-        f"fitted to "
-        f"each picture leaves {private}. How large are the two parts of the gap, and what would "
-        f"you "
-        "try?",
+        f"A VAE has an inference gap of {gap} nats on test pictures. With the decoder held, a "
+        f"Gaussian fitted to each picture leaves a gap of {private}. How large are the two parts, "
+        "and what would you try?",
         f"The family misses {private} nats and the network {network:.1f}. Most is in the "
         f"{'family' if private > network else 'network'}, so {remedy}.",
     )
@@ -264,7 +262,11 @@ def folded_map(random: Random) -> Variant:
     u = tensor(u0, dtype=torch.float64, requires_grad=True)
     s = -c * u.tanh()
     slope = torch.autograd.grad(u * s.exp(), u)[0]
-    folds = "It folds: the slope is negative." if slope < 0 else "It does not fold, but is wrong."
+    folds = (
+        "The map folds there: the slope is negative."
+        if slope < 0
+        else "The map does not fold there, but the program's slope is wrong."
+    )
     return Variant(
         "a flow that is told its own noise",
         7,
@@ -291,11 +293,9 @@ def uphill(random: Random) -> Variant:
     return Variant(
         "some steps uphill",
         6,
-        rf"The prior is $\mathcal N(0, 1)$ and there is no reward, $\eta = {lr:g}$, $\kappa = "
-        rf"{anchor:g}$, "
-        f"and a latent starts at {start:g}. Where is it after {steps} steps, and where does it "
-        f"come to "
-        "rest?",
+        r"The prior is $\mathcal N(0, 1)$ and there is no reward. A latent starts at "
+        rf"{start:g} and moves by (6.3), with the step $\eta = {lr:g}$ and the weight $\kappa = "
+        rf"{anchor:g}$ of the anchor. Where is it after {steps} steps, and where does it come to rest?",
         f"By (6.3) after {steps} steps it is at {z.item():.3f}. It rests at {rest:.3f}.",
     )
 

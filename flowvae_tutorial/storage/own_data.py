@@ -170,8 +170,8 @@ def _labels(labels: Any, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         each = _tensor(f"{part}'s labels", given)
         if each.is_floating_point() or tuple(each.shape) != (len(parts[part]),):
             raise InputError(
-                f"{part}'s labels must be {len(parts[part])} whole numbers, one for each example, got "
-                f"{each.dtype} {tuple(each.shape)}"
+                f"{part}'s labels must be {len(parts[part])} whole numbers, one for each example, "
+                f"got {each.dtype} {tuple(each.shape)}"
             )
         found[part] = each.detach().cpu().long()
     return found
