@@ -152,8 +152,8 @@ def two_pseudo_inputs(random: Random) -> Variant:
         "the density of a VampPrior",
         6,
         "A VampPrior with one latent has two pseudo-inputs of equal weight. The encoder gives them "
-        f"the means {means[0]:g} and {means[1]:g} and the scales {scales[0]:g} and {scales[1]:g}. Compute "
-        rf"$\log p(z)$ at $z = {z:g}$.",
+        f"the means {means[0]:g} and {means[1]:g} and the scales {scales[0]:g} and {scales[1]:g}. "
+        rf"Compute $\log p(z)$ at $z = {z:g}$.",
         f"The two components have the log-densities {each[0]:.3f} and {each[1]:.3f}. The "
         f"logarithm of "
         f"their mean is {log_p.item():.3f}.",
@@ -295,7 +295,8 @@ def uphill(random: Random) -> Variant:
         6,
         r"The prior is $\mathcal N(0, 1)$ and there is no reward. A latent starts at "
         rf"{start:g} and moves by (6.3), with the step $\eta = {lr:g}$ and the weight $\kappa = "
-        rf"{anchor:g}$ of the anchor. Where is it after {steps} steps, and where does it come to rest?",
+        rf"{anchor:g}$ of the anchor. Where is it after {steps} steps, and where does it "
+        "come to rest?",
         f"By (6.3) after {steps} steps it is at {z.item():.3f}. It rests at {rest:.3f}.",
     )
 

@@ -82,7 +82,7 @@ def test_steps_uphill_shrink_the_distance_by_one_factor(seed: int) -> None:
     [lr], [anchor] = (
         re.findall(rf"{name} = ([\d.]+)\$", each.question) for name in (r"\\eta", r"\\kappa")
     )
-    [start] = re.findall(r"starts at ([-\d.]+)\. ", each.question)
+    [start] = re.findall(r"starts at ([-\d.]+) and", each.question)
     [steps] = re.findall(r"after (\d) steps", each.question)
     rest = 2 * float(anchor) / (1 + 2 * float(anchor)) * float(start)
     factor = (1 - float(lr) * (1 + 2 * float(anchor))) ** int(steps)
@@ -100,7 +100,7 @@ def test_a_fold_is_where_the_product_rule_turns_the_slope(seed: int) -> None:
     slope = math.exp(s) * (1 - float(u) * float(c) / math.cosh(float(u)) ** 2)
     [told] = re.findall(r"slope is (-?[\d.]+\d)", each.answer)
     assert float(told) == pytest.approx(slope, abs=1e-3)
-    assert ("It folds" in each.answer) == (slope < 0)
+    assert ("The map folds" in each.answer) == (slope < 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
