@@ -11,10 +11,11 @@ import torch
 import latent
 from flowvae_tutorial import FlowMatchingPrior, build
 from flowvae_tutorial.data import load
-from flowvae_tutorial.experiments.record_files import Record, find
+from flowvae_tutorial.experiments.record_files import Record, find, read
 from flowvae_tutorial.experiments.records import read_records
 from flowvae_tutorial.experiments.refinement_records import fit_classifier
-from flowvae_tutorial.experiments.tables import Interval, group, paired_interval
+from flowvae_tutorial.experiments.tables import Interval, group, interval, paired_interval
+from solutions import FAR, KIND
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 FOUND = list(find(latent.KIND, RESULTS / "latent").values())
@@ -54,6 +55,8 @@ def test_what_chapter_8_says_is_in_the_records() -> None:
     assert round(nll[0.1] - nll[1.0]) == 9
     held = [of_runs(beta, lambda run: run["reconstruction"]) for beta in latent.BETAS]
     assert round(held[0] - held[1]) == 12
+    bound = [of_runs(beta, lambda run: run["elbo"]) for beta in latent.BETAS]
+    assert round(bound[1] - bound[0]) == 12
     # Few steps are worse than none.
     steps = {n: mean(1.0, lambda run, n=n: run["steps"][str(n)]) for n in latent.STEPS}
     assert steps[8] > full["standard_normal"] > steps[16]
@@ -74,6 +77,40 @@ def test_the_intervals_that_chapter_8_quotes_are_those_of_the_records() -> None:
     assert f"is {refit:.1f} nats for these VAEs" in text
     prior = [runs[f"digits-{m}"][0]["parameters"] for m in ("two-stage-flow-prior", "gaussian")]
     assert round((prior[0] - prior[1]) / (ours[0]["parameters"] - prior[1])) == 5
+
+
+def test_what_section_8_8_says_of_wider_draws_is_in_their_record() -> None:
+    runs = read(KIND, RESULTS / "solutions" / "8.8.json")["runs"]
+    [text] = [path.read_text(encoding="utf-8") for path in RESULTS.parent.glob("08_*.ipynb")]
+
+    def of(model: str, beta: float, figure: str) -> list[float]:
+        found = [run[figure] for run in runs if (run["model"], run["beta"]) == (model, beta)]
+        assert len(found) == 5
+        return found
+
+    def less(ones: list[float], others: list[float]) -> Interval:
+        return interval([one - other for one, other in zip(ones, others, strict=True)])
+
+    looser = {
+        beta: less(of(latent.MODEL, beta, "own"), of(latent.MODEL, beta, "least"))
+        for beta in latent.BETAS
+    }
+    assert f"by {one_digit(looser[0.1])} nats; at" in text
+    assert f"lowers it by {looser[1.0].mean:.2f}." in text
+    left = less(of(latent.MODEL, 0.1, "least"), of(latent.MODEL, 1.0, "least"))
+    assert f"What is left is {one_digit(left)} nats" in text
+    for beta, width, gain in ((0.1, 4, 6), (1.0, 1.5, 1)):
+        for model in (latent.MODEL, "gaussian"):
+            assert set(of(model, beta, "width")) == {width}
+        for figure in ("own", "least"):
+            fallen = less(of("gaussian", beta, figure), of(latent.MODEL, beta, figure))
+            assert round(fallen.mean) == gain
+    # No width at an end of those that were tried.
+    assert {4, 1.5} <= set(FAR[1:-1])
+
+
+def one_digit(found: Interval) -> str:
+    return f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
 def said(interval: Interval) -> str:
