@@ -14,10 +14,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from classroom import chosen, tags
+from plain import WORDS, plain
 
 HEADING = re.compile(r"### Exercise (\d+\.\d+) \((code|pencil)\):")
 # Of a link that leads out of the assignment its words are left.
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:)[^)]*\)")
+LINK = re.compile(r"(?<!!)" + WORDS + r"\((?!\w+:)[^)]*\)")
 POINTS = 5
 # What stands where a solution stood: dots, as in the book.
 CONFIG = 'c = get_config()\nc.ClearSolutions.code_stub = {"python": "..."}\n'
@@ -95,7 +96,7 @@ def assignment(chapter: NotebookNode, seed: int) -> NotebookNode:
         [solution] = [cell for cell in given if "solution" in tags(cell)]
         for cell in given[: given.index(solution)]:
             if cell.cell_type == "markdown":
-                cells.append(new_markdown_cell(LINK.sub(r"\1", cell.source)))
+                cells.append(new_markdown_cell(LINK.sub(r"\1", plain(cell.source))))
         if kind == "code":
             [stub] = [cell.source for cell in given if "exercise" in tags(cell)]
             written = new_code_cell(answer(stub, solution.source))
@@ -103,7 +104,7 @@ def assignment(chapter: NotebookNode, seed: int) -> NotebookNode:
             check = new_code_cell(test(stub, seed))
             cells.append(graded(check, f"{name}-test", grade=True, solution=False))
         else:
-            text = new_markdown_cell(LINK.sub(r"\1", solution.source))
+            text = new_markdown_cell(LINK.sub(r"\1", plain(solution.source)))
             cells.append(graded(text, name, grade=True, solution=True))
     for position, cell in enumerate(cells):
         cell["id"] = f"cell-{position}"  # the same in each run
