@@ -203,8 +203,8 @@ def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor], se
             ),
             (
                 0.5 * lam.diff()[:, None] * squares[1:],
-                "Your terms are negative, and right for infinitely small steps alone: compare "
-                "SNR(t − 1) with SNR(t).",
+                "Your terms are negative, and right in the limit alone: compare SNR(t − 1) with "
+                "SNR(t).",
             ),
             (
                 0.5 * snr.diff()[:, None] * squares[1:],

@@ -1693,7 +1693,7 @@ def chapter07_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda e, g, lam: 0.5 * lam.diff()[:, None] * squares(e, g)[1:],
-            "right for infinitely small steps alone",
+            "right in the limit alone",
         ),
         (
             lambda e, g, lam: 0.5 * lam.exp().diff()[:, None] * squares(e, g)[1:],
