@@ -6,14 +6,15 @@ BIN := .venv/bin
 READY := .venv/.installed
 OLDEST_READY := .venv-oldest/.installed
 NBGRADER_READY := .venv-nbgrader/.installed
+OTTER_READY := .venv-otter/.installed
 BENCH_READY := .venv/.installed-benchmark
 
 # Models this small run fastest on one thread, and repeat bit for bit on it.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-oldest test-nbgrader colab lint format notebooks bench wheel student instructor \
-	nbgrader decks decks-pdf repository release clean
+.PHONY: help book serve test test-oldest test-nbgrader test-otter colab lint format notebooks bench wheel student instructor \
+	nbgrader otter decks decks-pdf repository release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ test-oldest: $(OLDEST_READY)  ## test the package with the oldest versions that 
 test-nbgrader: $(NBGRADER_READY)  ## let nbgrader grade a right, a wrong and an empty submission
 	.venv-nbgrader/bin/python -m pytest tests/course/test_marks.py -m nbgrader
 
+test-otter: $(OTTER_READY)  ## let Otter grade a right, a wrong and an empty submission
+	.venv-otter/bin/python -m pytest tests/course/test_marks.py -m otter
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,7 +78,10 @@ instructor: $(READY)  ## pack the chapters and the course into dist/instructor.z
 	@$(BIN)/python tools/classroom.py instructor $(if $(SEED),--seed $(SEED))
 
 nbgrader: $(READY)  ## write assignments into dist/nbgrader/ (CHAPTERS="1 2" for some, SEED=7 for hidden tests)
-	@$(BIN)/python tools/marks.py $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
+	@$(BIN)/python tools/marks.py nbgrader $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
+
+otter: $(READY)  ## write assignments into dist/otter/ (CHAPTERS="1 2" for some, SEED=7 for hidden tests)
+	@$(BIN)/python tools/marks.py otter $(if $(SEED),--seed $(SEED)) --chapters $(CHAPTERS)
 
 decks: $(READY)  ## make a deck of slides of every session in dist/decks/
 	@$(BIN)/python tools/slides.py
@@ -115,11 +122,11 @@ $(OLDEST_READY): requirements-oldest.txt pyproject.toml
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(NBGRADER_READY): requirements-nbgrader.txt pyproject.toml
-	@echo "Installing into .venv-nbgrader: a few minutes, once."
-	@$(PYTHON) -m venv .venv-nbgrader
-	@.venv-nbgrader/bin/python -m pip install -qq --disable-pip-version-check -r requirements-nbgrader.txt
-	@.venv-nbgrader/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(NBGRADER_READY) $(OTTER_READY): .venv-%/.installed: requirements-%.txt pyproject.toml
+	@echo "Installing into .venv-$*: a few minutes, once."
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check -r requirements-$*.txt
+	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BENCH_READY): $(READY)

@@ -13,13 +13,14 @@ import nbformat
 from nbformat import NotebookNode
 
 import repository
+from plain import WORDS, plain
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 # The page of references is filled by the build of the book; what it is filled from can be read.
 PAGES = ["notation.md", "references.bib"]
 PAGES += sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("*.svg"))
-CHAPTER_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((\d\d_\w+\.ipynb)(?:#[^)]*)?\)")
+CHAPTER_LINK = re.compile(WORDS + r"\((\d\d_\w+\.ipynb)(?:#[^)]*)?\)")
 # What stands for a live figure where its scripts do not run.
 PICTURES = sorted(f"figures/{path.name}" for path in (BOOK / "figures").glob("live-*.png"))
 LINK = re.compile(r"\]\((?!\w+:)([\w./-]+\.\w+)(#[^)]*)?\)")
@@ -189,7 +190,7 @@ def relinked(text: str, name: str, packed: set[str]) -> str:
 def written(notebook: NotebookNode, name: str, packed: set[str]) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = relinked(cell.source, name, packed)
+            cell.source = relinked(plain(cell.source), name, packed)
     nbformat.validate(notebook)
     return nbformat.writes(notebook) + "\n"
 

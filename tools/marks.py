@@ -1,4 +1,4 @@
-"""Writes the exercises of a chapter as an assignment of nbgrader's, into dist/nbgrader/.
+"""Writes the exercises of a chapter as an assignment, for nbgrader or Otter, into dist/.
 
 An assignment holds the exercises and what they import, not the chapter: so grading takes seconds.
 Its graded cells run the book's checks, with the numbers of a seed that students do not see.
@@ -8,19 +8,30 @@ import argparse
 import ast
 import re
 from pathlib import Path
+from textwrap import indent
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from classroom import chosen, tags
+from plain import WORDS, plain
 
 HEADING = re.compile(r"### Exercise (\d+\.\d+) \((code|pencil)\):")
 # Of a link that leads out of the assignment its words are left.
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:)[^)]*\)")
+LINK = re.compile(r"(?<!!)" + WORDS + r"\((?!\w+:)[^)]*\)")
 POINTS = 5
 # What stands where a solution stood: dots, as in the book.
 CONFIG = 'c = get_config()\nc.ClearSolutions.code_stub = {"python": "..."}\n'
+
+# What `otter assign` is told: tests that raise, and nothing for Gradescope alone.
+OTTER = """# ASSIGNMENT CONFIG
+name: {name}
+tests:
+  ok_format: false
+check_all_cell: false
+export_cell: false
+"""
 
 
 def graded(cell: NotebookNode, grade_id: str, *, grade: bool, solution: bool) -> NotebookNode:
@@ -95,7 +106,7 @@ def assignment(chapter: NotebookNode, seed: int) -> NotebookNode:
         [solution] = [cell for cell in given if "solution" in tags(cell)]
         for cell in given[: given.index(solution)]:
             if cell.cell_type == "markdown":
-                cells.append(new_markdown_cell(LINK.sub(r"\1", cell.source)))
+                cells.append(new_markdown_cell(LINK.sub(r"\1", plain(cell.source))))
         if kind == "code":
             [stub] = [cell.source for cell in given if "exercise" in tags(cell)]
             written = new_code_cell(answer(stub, solution.source))
@@ -103,7 +114,7 @@ def assignment(chapter: NotebookNode, seed: int) -> NotebookNode:
             check = new_code_cell(test(stub, seed))
             cells.append(graded(check, f"{name}-test", grade=True, solution=False))
         else:
-            text = new_markdown_cell(LINK.sub(r"\1", solution.source))
+            text = new_markdown_cell(LINK.sub(r"\1", plain(solution.source)))
             cells.append(graded(text, name, grade=True, solution=True))
     for position, cell in enumerate(cells):
         cell["id"] = f"cell-{position}"  # the same in each run
@@ -113,18 +124,64 @@ def assignment(chapter: NotebookNode, seed: int) -> NotebookNode:
     return notebook
 
 
+def blocks(cell: NotebookNode, name: str) -> list[NotebookNode | str]:
+    """A cell with nbgrader's metadata as Otter's cells, with lines that say what they are for."""
+    about = cell.metadata.pop("nbgrader")
+    question = f"BEGIN QUESTION\nname: {name}\npoints: {POINTS}"
+    if cell.cell_type == "markdown":
+        written = ["BEGIN SOLUTION", cell, "END SOLUTION", "END QUESTION"]
+        return [f"{question}\nmanual: true", *written]
+    if about["solution"]:
+        cell.source = cell.source.replace("### ", "# ")
+        return [question, "BEGIN SOLUTION", cell, "END SOLUTION"]
+    shown, _, hidden = cell.source.removesuffix("\n### END HIDDEN TESTS").partition("\n### ")
+    [wanted] = re.findall(r"\((\w+), ", shown)
+    tests = [
+        new_code_cell(f"{first}def test_{kind}(exercises, {wanted}):\n{indent(body, '    ')}")
+        for first, kind, body in (
+            ("", "answer", shown),
+            ("# HIDDEN\n", "other_numbers", hidden.removeprefix("BEGIN HIDDEN TESTS\n")),
+        )
+    ]
+    return ["BEGIN TESTS", *tests, "END TESTS", "END QUESTION"]
+
+
+def for_otter(notebook: NotebookNode, name: str) -> NotebookNode:
+    """An assignment of nbgrader's as `otter assign` takes it."""
+    found: list[NotebookNode | str] = []
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata:
+            grade_id = cell.metadata.nbgrader.grade_id.removesuffix("-test")
+            found += blocks(cell, grade_id.replace("-", "_"))
+        else:
+            found.append(cell)
+    notebook.cells = [new_raw_cell(OTTER.format(name=name))]
+    notebook.cells += [new_raw_cell(f"# {c}") if isinstance(c, str) else c for c in found]
+    for position, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{position}"
+    nbformat.validate(notebook)
+    return notebook
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("grader", choices=["nbgrader", "otter"])
     parser.add_argument("--chapters", nargs="*", default=[], help="numbers; all without it")
     parser.add_argument("--seed", type=int, default=1, help="of the hidden tests: keep it to you")
     options = parser.parse_args()
-    course = Path("dist") / "nbgrader"
-    for name, chapter in chosen(options.chapters).items():
-        path = course / "source" / f"chapter{int(name[:2])}" / "exercises.ipynb"
+    course = Path("dist") / options.grader
+    for file, chapter in chosen(options.chapters).items():
+        name = f"chapter{int(file[:2])}"
+        notebook = assignment(chapter, options.seed)
+        if options.grader == "otter":
+            notebook, path = for_otter(notebook, name), course / f"{name}.ipynb"
+        else:
+            path = course / "source" / name / "exercises.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(assignment(chapter, options.seed), path)
+        nbformat.write(notebook, path)
         print(path)
-    (course / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
+    if options.grader == "nbgrader":
+        (course / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .hints import BITS, about_error, about_nothing, about_shape
+from .hints import BITS, about_change, about_error, about_nothing, about_shape
 
 
 class Hint(Exception):
@@ -65,6 +65,14 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., Verdi
     return decorate
 
 
+def _names(answer: Callable[..., Any]) -> list[str]:
+    """What the reader calls the arguments of a function."""
+    try:
+        return list(inspect.signature(answer).parameters)
+    except (TypeError, ValueError):  # some of torch's own functions have none
+        return []
+
+
 def _with_swapped(answer: Callable[..., Any], i: int, j: int) -> Callable[..., Any]:
     @functools.wraps(answer)
     def other(*given: Any) -> Any:
@@ -75,32 +83,55 @@ def _with_swapped(answer: Callable[..., Any], i: int, j: int) -> Callable[..., A
     return other
 
 
+def _with_turned(answer: Callable[..., Any], i: int) -> Callable[..., Any]:
+    @functools.wraps(answer)
+    def other(*given: Any) -> Any:
+        def turned(*arguments: Any) -> Any:
+            first, second = given[i](*arguments)
+            return second, first
+
+        return answer(*given[:i], turned, *given[i + 1 :])
+
+    return other
+
+
 def _about_order(check: Callable[..., None], answer: Callable[..., Any], seed: int) -> str | None:
-    """The hint for a function that is right but for the order of two of its arguments."""
-    try:
-        names = list(inspect.signature(answer).parameters)
-    except (TypeError, ValueError):  # some of torch's own functions have none
-        return None
-    for i, j in itertools.combinations(range(len(names)), 2):
+    """The hint for a function that is right but for the order of two things that it is given."""
+    names = _names(answer)
+    tries = [
+        (
+            _with_swapped(answer, i, j),
+            f"Your function is right with `{names[i]}` and `{names[j]}` in each other's place. In "
+            "which order does the exercise give them?",
+        )
+        for i, j in itertools.combinations(range(len(names)), 2)
+    ]
+    tries += [
+        (
+            _with_turned(answer, i),
+            f"Your function is right with the two results of `{name}` in each other's place. Which "
+            "of them comes first?",
+        )
+        for i, name in enumerate(names)
+    ]
+    for other, hint in tries:
         try:
-            check(_with_swapped(answer, i, j), seed=seed)
+            check(other, seed=seed)
         except Hint:
             continue
-        return (
-            f"Your function is right with `{names[i]}` and `{names[j]}` in each other's place. In "
-            "which order does the exercise give them?"
-        )
+        return hint
     return None
 
 
 def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> Tensor:
     """Call the reader's function and return its tensor, of the shape that the exercise asks for.
 
-    It gets copies of the tensors, so it may write into them. Where one number is asked for, it may
-    be Python's.
+    It gets copies of the tensors, and leaves them as they are. Where one number is asked for, it
+    may be Python's.
 
     Raises:
-        Hint: nothing is written yet, the function fails, or what it returns has another shape.
+        Hint: nothing is written yet, the function fails or writes into what it was given, or what
+            it returns has another shape.
     """
     copies = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
     # Some hints rest on what torch refuses, and importing zuko switches its checks off.
@@ -116,6 +147,9 @@ def ask(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> 
         Distribution.set_default_validate_args(checks)
     if value is None or value is Ellipsis:
         raise Hint(about_nothing(answer))
+    for i, (given, left) in enumerate(zip(arguments, copies, strict=True)):
+        if isinstance(given, Tensor) and not torch.equal(given, left):
+            raise Hint(about_change(_names(answer)[i : i + 1]))
     if isinstance(value, float) and shape == ():
         value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor):
@@ -189,7 +223,8 @@ def refuse(value: Tensor, target: Tensor, mistakes: Sequence[tuple[Tensor, str]]
         raise Hint(BITS)
     if value.isnan().any():
         raise Unnamed(
-            "Your result is NaN. Is there a logarithm or a root of a negative number in it?"
+            "Your result is NaN. Is there a logarithm or a root of a negative number in it, or 0 "
+            "divided by 0?"
         )
     worst = int((value - target).abs().nan_to_num(nan=math.inf).argmax())
     raise Unnamed(

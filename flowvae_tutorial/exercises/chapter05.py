@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from . import Hint, ask, close, exercise, refuse, takes
+from . import Hint, ask, ask_twice, close, exercise, refuse, takes
 
 Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -51,7 +51,9 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor], seed: i
     raw = loc + log_scale * eps
     target = log_u - ladj
     refuse(
-        ask(answer, eps, loc, log_scale, _flow, shape=(4, 5)).double(),
+        ask_twice(
+            answer, eps, loc, log_scale, _flow, shape=(4, 5), hint="The noise is given."
+        ).double(),
         target,
         [
             (
@@ -106,6 +108,15 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor], seed: i
                 log_u - _flow(raw, loc)[1],
                 "You drew u with log σ as its width. Which function undoes the logarithm?",
             ),
+            (
+                Normal(loc, scale).log_prob(loc + eps).sum(-1) - _flow(loc + eps, loc)[1],
+                "Your u is μ + ε. How wide is the Gaussian that it comes from?",
+            ),
+            (
+                with_scale(log_scale.exp().log1p()),
+                "You made a width of log_scale by a softplus. It is a logarithm: what undoes it?",
+            ),
+            (target.exp(), "This is the density. Its logarithm is asked for."),
         ],
     )
 
@@ -200,6 +211,27 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
                 (q * (log_q - log_p + log_p.logsumexp((0, 1)) + log_area)).sum(0) * area,
                 "You took one log p(x) for all examples. Each has its own.",
             ),
+            (
+                (q * (log_q - log_p + no_area - log_area)).sum(0) * area,
+                "The logarithm of the area is subtracted in log p(x). A sum times the area: what "
+                "do logarithms make of a product?",
+            ),
+            (
+                (q * (log_q - log_p + no_area + area)).sum(0) * area,
+                "You added the area to the logarithm of a sum. Its logarithm belongs there.",
+            ),
+            (
+                (q * (log_q - posterior)).sum(0) + log_area,
+                "You added the log-area to the last sum, which is no logarithm.",
+            ),
+            (
+                (q * (log_q - log_p + no_area - math.log(len(q)))).sum(0) * area,
+                "log p(x) is a mean over the grid here. It is a sum, each point with its area.",
+            ),
+            (
+                (q * (log_q - log_p + evidence - math.log(len(q)))).sum(0) * area,
+                "log p(x) is divided by the number of points, and has the area besides.",
+            ),
             (evidence, "This is log p(x). The divergence is what the ELBO lacks of it."),
         ],
     )
@@ -227,8 +259,14 @@ def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
     share = log_w.softmax(0)
     path = slope * eps
     of_squares = share**2 / (share**2).sum(0)
+    value = ask(answer, log_w, slope, eps, shape=(7,)).double()
+    if value.isnan().any() or not value.any():
+        raise Hint(
+            "The weights are zero in floating point: their logarithms lie near −800. The shares "
+            "are not. Chapter 0 shows the way around."
+        )
     refuse(
-        ask(answer, log_w, slope, eps, shape=(7,)).double(),
+        value,
         (share**2 * path).sum(0),
         [
             ((share * path).sum(0), "That is the path alone. What is left of the score?"),
@@ -245,6 +283,16 @@ def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
                 "The shares sum to 1 over the samples of one example, not over the examples.",
             ),
             (-(share**2 * path).sum(0), "The sign is turned: a gradient of the bound, not a loss."),
+            ((share**2 * eps).sum(0), "Where is the slope of log w?"),
+            (
+                (share * path).sum(0) ** 2,
+                "You squared the sum. Each share is squared, before the samples are added.",
+            ),
+            (
+                ((log_w / log_w.sum(0)) ** 2 * path).sum(0),
+                "You made shares of the log-weights. Shares are made of weights.",
+            ),
+            ((log_w**2 * path).sum(0), "You squared the log-weights. Their shares are squared."),
             (
                 ((log_w - log_w.logsumexp(0)) * path).sum(0),
                 "Those are the logarithms of the shares.",

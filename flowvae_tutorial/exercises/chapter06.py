@@ -1,13 +1,12 @@
 """Checks of the exercises of chapter 6, refinement."""
 
-import functools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import Hint, ask, ask_twice, exercise, refuse, takes
+from . import ask, ask_twice, exercise, refuse, takes
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -38,15 +37,7 @@ def check_step(
     lr, anchor = 0.1, 0.3
     climb, pull = _gradient(z), z - start
     target = z + lr * (climb - 2 * anchor * pull)
-    given = z.clone()
-
-    @functools.wraps(answer)
-    def on_given() -> Tensor:
-        return answer(given, start.clone(), _log_prob, lr, anchor)
-
-    value = ask(on_given, shape=(4, 3)).detach()
-    if not torch.equal(given.detach(), z):
-        raise Hint("Your function changes the latents it was given. Return new ones.")
+    value = ask(answer, z, start, _log_prob, lr, anchor, shape=(4, 3)).detach()
     pull_of_one = torch.zeros_like(z)
     pull_of_one[0] = pull[0]
     climb_of_one = torch.zeros_like(z)
@@ -122,6 +113,22 @@ def check_step(
                 "You stepped from the start. The step begins where the latent is now.",
             ),
             (lr * (climb - 2 * anchor * pull), "That is the step. Return where it leads."),
+            (
+                z + climb - lr * 2 * anchor * pull,
+                "The step size is missing in front of the gradient of log p.",
+            ),
+            (
+                z + lr * (climb - anchor * pull**2),
+                "You subtract the anchor's squares themselves. The step needs their gradient.",
+            ),
+            (
+                z + lr * (climb - 2 * anchor * pull.sum(-1, keepdim=True)),
+                "Each coordinate is pulled by the sum of all. It has a way back of its own.",
+            ),
+            (
+                z + lr * (climb - 2 * anchor * (z + start)),
+                "The anchor pulls towards minus the start: look at the sign in its square.",
+            ),
             (
                 z + lr * (climb_of_one - 2 * anchor * pull_of_one),
                 "Only the first latent has moved. All of them should.",
@@ -230,6 +237,28 @@ def check_langevin(
             (
                 z + lr * temperature * gradient + math.sqrt(2 * lr) * noise,
                 "The temperature stands before the gradient. It belongs to the noise.",
+            ),
+            (
+                with_noise(math.sqrt(lr)),
+                "The noise has the root of the step size. Where are the 2 and the temperature?",
+            ),
+            (
+                with_noise(math.sqrt(temperature)),
+                "The noise has the root of the temperature. Where are the 2 and the step size?",
+            ),
+            (
+                with_noise(lr * temperature),
+                "The noise is multiplied by step size and temperature. Of a variance the root is "
+                "its scale, and a 2 belongs to it.",
+            ),
+            (
+                z + 2 * lr * gradient + math.sqrt(spread) * noise,
+                "The gradient's part is twice as large as in the equation.",
+            ),
+            (
+                z + lr**2 / 2 * gradient + lr * noise,
+                "This is the form whose step size squared is twice this one's. Look at the "
+                "equation's powers of it, and at the temperature.",
             ),
             (ahead, "Where is the noise?"),
             (z + math.sqrt(spread) * noise, "Where is the gradient?"),

@@ -77,6 +77,31 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor], see
                 _guess(z, points, a, s2 / 2),
                 "The exponent is twice too large: where is the ½ of the Gaussian?",
             ),
+            (
+                _guess(z, points, s2.sqrt(), a2),
+                "α and σ have changed places. α² is the share of the signal, and grows with λ.",
+            ),
+            (
+                _guess(z, points, s2.sqrt(), s2),
+                "You shrink the points by σ. The signal's factor is α.",
+            ),
+            (
+                _guess(z, points, a, s2**2),
+                "The variance is squared once more. A Normal of torch's takes the width σ.",
+            ),
+            (
+                _guess(z, points, a2, s2**2),
+                "You took α² and σ² for α and σ: neither root is there.",
+            ),
+            (
+                _guess(z, points, a, 1 - a),
+                "1 − α is no variance: the squares of α and σ add up to 1.",
+            ),
+            (
+                _guess(z, points, lam.exp().sqrt(), (-lam).exp()),
+                "e to the λ is the ratio of α² and σ². Take each of them from the sigmoid.",
+            ),
+            (right / a, "You divided the guess by α. It is a mean of points as they are."),
             (_guess(z, points, a, one), "The noise of the level does not enter your weights."),
             (_guess(z, points, a, a2), "You have the signal's variance where the noise's belongs."),
             (
@@ -175,6 +200,41 @@ def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor], se
             (
                 0.5 * ratio * squares[1:].sqrt(),
                 "The error goes in squared.",
+            ),
+            (
+                0.5 * lam.diff()[:, None] * squares[1:],
+                "Your terms are negative, and right in the limit alone: compare SNR(t − 1) with "
+                "SNR(t).",
+            ),
+            (
+                0.5 * snr.diff()[:, None] * squares[1:],
+                "Your terms are negative, and have the weights for errors of x̂. You have errors "
+                "of the noise.",
+            ),
+            (
+                5 * right,
+                "Your terms are T times too large. That factor is for one level drawn at random, "
+                "and here all are given.",
+            ),
+            (
+                right / 4,
+                "You averaged over the steps. Each row is to be one step's term.",
+            ),
+            (
+                0.5 * ratio * (noise - guess).abs().sum(-1)[1:],
+                "You summed the errors without their signs. Their squares are summed.",
+            ),
+            (
+                0.5 * ratio * (noise**2 - guess**2).sum(-1)[1:],
+                "You subtract squares. Subtract first, then square.",
+            ),
+            (
+                0.5 * (lam[:-1].sigmoid() / lam[1:].sigmoid() - 1)[:, None] * squares[1:],
+                "You divided the α². The ratio is of two SNRs, α² / σ².",
+            ),
+            (
+                0.5 * (ratio + 2) * squares[1:],
+                "The 1 is added. It is subtracted from the ratio of the two SNRs.",
             ),
             (
                 right.cumsum(0),

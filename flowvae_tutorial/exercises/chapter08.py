@@ -68,6 +68,30 @@ def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor],
                 (velocity(halfway, t) - codes + u).square().sum(-1).sqrt().mean().detach(),
                 "Square the lengths, and take no root: a mean comes from squares.",
             ),
+            (
+                loss(u, codes - u),
+                "You asked for the velocity at the noise, where the lines begin. Ask on the way.",
+            ),
+            (
+                (velocity(halfway, t) - codes + u).abs().sum(-1).mean().detach(),
+                "You summed the errors without their signs. Their squares are summed.",
+            ),
+            (
+                (velocity(halfway, t) - codes + u).sum(-1).square().mean().detach(),
+                "You sum over the numbers of a code first and square then.",
+            ),
+            (
+                loss(halfway, codes + u),
+                "You added the ends of the line. From one to the other leads their difference.",
+            ),
+            (
+                loss(u + side * codes, codes - u),
+                "Your noise does not fade: at t = 1 nothing of it is left.",
+            ),
+            (
+                loss((1 - side).sqrt() * u + side.sqrt() * codes, codes - u),
+                "Your way has roots in it, as a diffusion's may. These lines are straight.",
+            ),
             (loss(codes, codes - u), "You asked for the velocity at the codes, not on the way."),
             (
                 loss(halfway, codes - halfway),
@@ -109,19 +133,31 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
     def base(u: Tensor) -> Tensor:
         return -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1)
 
-    def follow(times: list[float], sign: float) -> tuple[Tensor, Tensor]:
+    def follow(times: list[float], length: float) -> tuple[Tensor, Tensor]:
+        """A step at each of the times: the place at the end, the sum of the divergences."""
         h, total = z, torch.zeros(5, dtype=torch.float64)
         for t in times:
             velocity, divergence = field(h, t)
-            h, total = h + sign * velocity / len(times), total + divergence / len(times)
+            h, total = h - length * velocity, total + divergence
         return h, total
 
-    steps = 4
-    back = [1 - step / steps for step in range(steps)]
-    u, total = follow(back, -1)
-    late, late_total = follow([t - 1 / steps for t in back], -1)
-    forwards, forwards_total = follow([step / steps for step in range(steps)], 1)
-    wrong_times, wrong_total = follow([step / steps for step in range(steps)], -1)
+    def log_p(times: list[float], length: float) -> Tensor:
+        u, total = follow(times, length)
+        return base(u) - abs(length) * total
+
+    def grid(count: int) -> list[float]:
+        """Times from 1 to 0, both of them counted."""
+        return [1 - k / (count - 1) for k in range(count)]
+
+    steps, length = 4, 0.25
+    back, ends = grid(steps + 1)[:-1], grid(steps + 1)[1:]
+    u, total = follow(back, length)
+    total = length * total
+    leaps, along = follow(back, 1.0)
+    at_z = [field(z, t) for t in back]
+    off_by_one = (
+        "A grid of `steps` times has one step fewer. Which times do `steps` steps begin at?"
+    )
     refuse(
         ask(answer, field, z, steps, shape=(5,)).double(),
         base(u) - total,
@@ -133,20 +169,44 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
             (base(u), "The divergence is missing."),
             (base(u) - steps * total, "You forgot the length of a step in the divergence."),
             (
+                base(leaps) - length * along,
+                "You forgot the length of a step in the move along the velocity.",
+            ),
+            (base(leaps) - along, "Neither the move nor the divergence knows how long a step is."),
+            (
                 base(z) - total,
                 "You asked for the density of z under N(0, I). Which u is its noise?",
             ),
             (
-                base(late) - late_total,
+                log_p(ends, length),
                 "You asked for the field where a step ends. Take it where the step begins.",
             ),
             (
-                base(forwards) - forwards_total,
+                log_p(ends[::-1], -length),
                 "You followed the field forwards. From a code to its noise is backwards.",
             ),
             (
-                base(wrong_times) - wrong_total,
+                log_p(ends[::-1], length),
                 "You went back through space, but forwards through time: begin at t = 1.",
+            ),
+            (
+                log_p(back, -length),
+                "You went back through time, but forwards through space: against the velocity.",
+            ),
+            (log_p(grid(steps), length), off_by_one),
+            (log_p(grid(steps), 1 / (steps - 1)), off_by_one),
+            (log_p(grid(steps)[:-1], 1 / (steps - 1)), off_by_one),
+            (
+                log_p(grid(steps + 1), length),
+                "That is one step too many: at t = 0 the noise is reached, and no step begins.",
+            ),
+            (
+                log_p(grid(steps + 2)[:-1], 1 / (steps + 1)),
+                "You took one step more, each of them shorter. There are `steps` of them.",
+            ),
+            (
+                base(z - length * sum(v for v, _ in at_z)) - length * sum(d for _, d in at_z),
+                "You asked for the field at z in every step. Each begins where the last one ended.",
             ),
             (
                 base(u) + math.log(2 * math.pi) - total,

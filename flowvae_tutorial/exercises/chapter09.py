@@ -24,8 +24,13 @@ def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> N
     d = first - second
     mean, error = d.mean(), d.std() / len(d) ** 0.5
     apart = ((first.var() + second.var()) / len(d)).sqrt()
+    value = ask(answer, first, second, shape=(2,)).double()
+    if value[1].isnan():
+        raise Hint(
+            "The standard error is NaN: one number alone has no spread. Take it before the mean."
+        )
     refuse(
-        ask(answer, first, second, shape=(2,)).double(),
+        value,
         torch.stack([mean, error]),
         [
             (torch.stack([-mean, error]), "First minus second is asked for: the sign is turned."),
@@ -51,6 +56,26 @@ def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> N
                 torch.stack([mean, d.std(correction=0) / len(d) ** 0.5]),
                 "Almost: the spread of a sample divides the squares by N − 1, for its mean was "
                 "fitted to it.",
+            ),
+            (
+                torch.stack([mean, d.std() / (len(d) - 1) ** 0.5]),
+                "Divide by the root of N. The 1 is subtracted once, inside of the spread.",
+            ),
+            (
+                torch.stack([mean, d.var() / len(d) ** 0.5]),
+                "You divided the variance. The root of N goes with the standard deviation.",
+            ),
+            (
+                torch.stack([mean, (first.std() - second.std()) / len(d) ** 0.5]),
+                "You subtracted the two spreads. Subtract the NLLs, and take the spread of that.",
+            ),
+            (
+                torch.stack([mean, first.std() / len(d) ** 0.5]),
+                "That is the standard error of the first model's mean. The difference has its own.",
+            ),
+            (
+                torch.stack([mean, torch.cat([first, second]).std() / (2 * len(d)) ** 0.5]),
+                "You put both models' NLLs into one sample. The difference is what varies.",
             ),
             (torch.stack([mean, 1.96 * error]), "That is half of a 95 % interval."),
             (
@@ -78,6 +103,11 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
     value = ask(answer, log_weights, shape=(5,)).double()
     if value.isnan().any():
         raise Hint("0 divided by 0: exp(−2000) is zero in floating point. Which factor cancels?")
+    if value.isinf().any():
+        raise Hint(
+            "Your result is infinite: the powers above and below the line differ, so the common "
+            "factor does not cancel. How does a square show in a logarithm?"
+        )
     refuse(
         value,
         right,
@@ -101,6 +131,23 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
                 "The sum above the line is squared, too.",
             ),
             (right.log(), "That is its logarithm."),
+            (
+                1 / log_weights.softmax(1).square().sum(0),
+                "Your shares sum to 1 over the pictures. They should do so over the samples.",
+            ),
+            (
+                2 * log_weights.logsumexp(0) / (2 * log_weights).logsumexp(0),
+                "You divided the logarithms. What do they make of a quotient?",
+            ),
+            (
+                torch.zeros_like(right),
+                "Zero: below the line a logarithm of a weight was squared. What is the logarithm "
+                "of a squared weight?",
+            ),
+            (
+                (-(log_weights.softmax(0) * log_weights.log_softmax(0)).sum(0)).exp(),
+                "That counts samples by the entropy of their shares. The equation has squares.",
+            ),
         ],
     )
     apart = log_weights + torch.tensor([1900.0, 0.0, 1000.0, -1000.0, 0.0])

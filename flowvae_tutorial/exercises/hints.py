@@ -65,6 +65,21 @@ ERRORS = {
         "A number stands where a sequence is wanted. `sample`, for one, takes a shape: (n,) and "
         "not n."
     ),
+    "'Tensor' and 'tuple'": (
+        "A tensor and a pair meet there: a function that you call returns two things. Take both, "
+        "and use the one that you need."
+    ),
+    "'float' object has no attribute": (
+        "What you call there is a Python number, and has no methods of a tensor. The roots and "
+        "logarithms of Python numbers are in math."
+    ),
+    "NoneType": (
+        "Something there is None. Does a function return nothing, or has no gradient been computed?"
+    ),
+    "not have been used in the graph": (
+        "You differentiate with respect to a tensor that took no part: was the objective computed "
+        "from a copy of it?"
+    ),
     "'tuple' and 'tuple'": (
         "Those are pairs, one entry a level, and Python does not subtract pairs. Go level by level."
     ),
@@ -77,6 +92,7 @@ ERRORS = {
     "'Independent' object is not callable": (
         "What you call there is a distribution already: leave out the brackets."
     ),
+    "must be tuple of Tensors": "torch.stack and torch.cat take their tensors as one list.",
     "must be Tensor": "A function of torch's wants a tensor there, and got something else. The "
     "roots and logarithms of Python numbers are in math.",
 }
@@ -117,6 +133,15 @@ def about_nothing(answer: Callable[..., Any]) -> str:
     if written:
         return "Your function returns nothing. What it computes has to be handed back: return it."
     return "Write your answer in place of the dots."
+
+
+def about_change(names: list[str]) -> str:
+    """What is said of a function that writes into a tensor of its caller's, if it names one."""
+    what = f"`{names[0]}`, which it was given" if names else "what it was given"
+    return (
+        f"Your function changes {what}, and the caller's numbers are gone. Make a new tensor: do "
+        "without `+=` and `-=`, without writing to an index, and without methods that end in `_`."
+    )
 
 
 def about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:

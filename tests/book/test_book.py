@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import subprocess
+import symtable
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -450,6 +451,35 @@ def minutes_problems(chapter: Chapter) -> list[str]:
     return [f"{measured:.0f} minutes to read"] * off
 
 
+def scopes(table: symtable.SymbolTable) -> Iterable[symtable.SymbolTable]:
+    yield table
+    for inner in table.get_children():
+        yield from scopes(inner)
+
+
+def name_problems(chapter: Chapter) -> list[str]:
+    """Functions whose name is a value's in another cell, and that a third cell uses.
+
+    Run once more behind the other, the third would meet the wrong one.
+    """
+    functions, values, used = set[str](), set[str](), set[str]()
+    for cell in chapter.code:
+        source = TransformerManager().transform_cell(cell.source)
+        top = symtable.symtable(source, "cell", "exec")
+        found = top.get_symbols()
+        here = {each.get_name() for each in found if each.is_assigned() or each.is_imported()}
+        made = {each.get_name() for each in found if each.is_namespace() or each.is_imported()}
+        functions |= made
+        values |= here - made
+        used |= {
+            each.get_name()
+            for scope in scopes(top)
+            for each in scope.get_symbols()
+            if each.is_referenced() and (scope is top or each.is_global())
+        } - here
+    return sorted(functions & values & used)
+
+
 Check = Callable[[Chapter], list[str]]
 CHECKS: list[Check] = [
     execution_problems,
@@ -472,6 +502,7 @@ CHECKS: list[Check] = [
     unfinished_problems,
     stretch_problems,
     minutes_problems,
+    name_problems,
 ]
 
 
@@ -614,6 +645,10 @@ def add(cell: NotebookNode) -> Callable[[Chapter], None]:
     return lambda chapter: chapter.notebook.cells.append(cell)
 
 
+def add_cells(*sources: str) -> Callable[[Chapter], None]:
+    return lambda chapter: chapter.notebook.cells.extend(map(new_code_cell, sources))
+
+
 def rewrite(old: str, new: str) -> Callable[[Chapter], None]:
     def change(chapter: Chapter) -> None:
         cells = [cell for cell in chapter.notebook.cells if old in cell.source]
@@ -704,6 +739,8 @@ REFUSED: list[tuple[Check, Callable[[Chapter], Any]]] = [
     (minutes_problems, rewrite("3 minutes", "6 minutes")),
     (minutes_problems, rewrite("**Objectives.**", 1500 * "word ")),
     (minutes_problems, put_source("x = 1\n" * 150)),
+    (name_problems, add_cells("def f(u): return u", "f(1)", "f = 2")),
+    (name_problems, add_cells("from math import pi", "def area(r): return pi * r", "pi = 3")),
     (stretch_problems, add(new_markdown_cell(901 * "word "))),
     (stretch_problems, add(new_markdown_cell(901 * "word " + "![a drawing](figures/idea.svg)"))),
 ]

@@ -43,6 +43,7 @@ from flowvae_tutorial.exercises import (
     chapter08,
     chapter09,
 )
+from flowvae_tutorial.exercises.hints import about_change
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))
@@ -294,6 +295,19 @@ def weighted(z: Tensor, logits: Tensor, mean: Tensor, log_scale: Tensor) -> Tens
     return logits.log_softmax(-1) + components(z, mean, log_scale.exp()).sum(-1)
 
 
+def maximum_in_place(a: Tensor) -> Tensor:
+    top = a.max(0).values
+    a -= top.where(top.isfinite(), 0)
+    return top.where(top.isfinite(), 0) + a.exp().mean(0).log()
+
+
+def coupling_in_place(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    t, s = net(z[:, :2])
+    z[:, 2:] -= t
+    z[:, 2:] *= (-s).exp()
+    return z
+
+
 def chapter00_mistakes() -> Iterator[Mistake]:
     check = chapter00.check_gaussian_log_density
     for answer, hint in (
@@ -396,6 +410,7 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (one_maximum_for_all, "one maximum for the whole tensor"),
         (maximum_by_hand, "−inf minus −inf"),
         (nan_to_zero, "must give −inf"),
+        (maximum_in_place, "changes `a`"),
         (lambda a: a.logsumexp(0) - 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -552,6 +567,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda w: w.logsumexp(0) - math.log(w.numel()), "all S·N weights"),
         (lambda w: w.exp().mean(0).log(), "near −1000"),
         (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
+        (maximum_in_place, "changes `a`"),
         (lambda w: w.logsumexp(0) + 1, "term by term"),
         (lambda w: relative_to(w.min(0).values, w), "nats apart"),
         (lambda w: relative_to(w.mean(0), w), "nats apart"),
@@ -1003,6 +1019,7 @@ def chapter04_mistakes() -> Iterator[Mistake]:
             "here is one alone",
         ),
         (lambda z, net: inverted(z, *net(z)), "the half that stays, of shape"),
+        (coupling_in_place, "changes `z`"),
         (lambda z, net: inverted(z, *net(z[:, :2])) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1047,6 +1064,14 @@ def flow_density(
 ) -> Tensor:
     u, log_u = base_density(eps, loc, width)
     return log_u - flow(u, loc)[1]
+
+
+def with_results_swapped(
+    eps: Tensor, loc: Tensor, log_scale: Tensor, flow: Callable[..., tuple[Tensor, Tensor]]
+) -> Tensor:
+    u, log_u = base_density(eps, loc, log_scale.exp())
+    ladj, _ = flow(u, loc)
+    return log_u - ladj
 
 
 def kl_by_sum(log_q: Tensor, log_p: Tensor, log_area: float) -> Tensor:
@@ -1143,6 +1168,18 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             "The flow takes u first",
         ),
         (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m[:, 0])[1], "as its context, of"),
+        (with_results_swapped, "two results of `flow`"),
+        (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m), "A tensor and a pair meet"),
+        (
+            lambda e, m, s, f: Normal(m, s.exp()).log_prob(m + e).sum(-1) - f(m + e, m)[1],
+            "Your u is μ + ε",
+        ),
+        (lambda e, m, s, f: flow_density(e, m, s.exp().log1p(), f), "by a softplus"),
+        (lambda e, m, s, f: flow_density(e, m, s.exp(), f).exp(), "This is the density. Its"),
+        (
+            lambda e, m, s, f: flow_density(torch.randn_like(e), m, s.exp(), f),
+            "you draw something",
+        ),
         (lambda e, m, s, f: flow_density(e, m, s.exp(), f) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1197,6 +1234,24 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             lambda q, p, a: kl_by_sum(q, p - p.exp().sum(0).log() - a, a),
             "exponentials underflow",
         ),
+        (lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0) + a, a), "is subtracted in log p(x)"),
+        (
+            lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0) - math.exp(a), a),
+            "You added the area to the logarithm",
+        ),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0) + a, "which is no logarithm"),
+        (
+            lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0) + math.log(len(p)), a),
+            "log p(x) is a mean over the grid",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, posterior(p, a) + math.log(len(p)), a),
+            "and has the area besides",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, p - p.logsumexp(0) - a.exp(), a),
+            "has no methods of a tensor",
+        ),
         (lambda q, p, a: kl_by_sum(p, posterior(q, a), a), "`q` and `p` in each"),
         (lambda q, p, a: kl_by_sum(q, posterior(p, a), a) + 1, "term by term"),
     ):
@@ -1218,6 +1273,15 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         (lambda w, g, e: (w.softmax(1) ** 2 * g * e).sum(0), "of one example"),
         (lambda w, g, e: -(share(w) ** 2 * g * e).sum(0), "sign is turned"),
         (lambda w, g, e: (w.log_softmax(0) * g * e).sum(0), "logarithms of the shares"),
+        (
+            lambda w, g, e: ((w.exp() / w.exp().sum(0)) ** 2 * g * e).sum(0),
+            "The weights are zero in floating point",
+        ),
+        (lambda w, g, e: (w.exp() ** 2 * g * e).sum(0), "The weights are zero in floating point"),
+        (lambda w, g, e: (share(w) ** 2 * e).sum(0), "Where is the slope"),
+        (lambda w, g, e: (share(w) * g * e).sum(0) ** 2, "You squared the sum"),
+        (lambda w, g, e: ((w / w.sum(0)) ** 2 * g * e).sum(0), "You made shares of the"),
+        (lambda w, g, e: (w**2 * g * e).sum(0), "You squared the log-weights"),
         (lambda w, g, e: (share(w) ** 2 * g * e).sum(0) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1235,6 +1299,11 @@ def slope(z: Tensor, log_prob: LogProb) -> Tensor:
 def in_place(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, anchor: float) -> Tensor:
     z += lr * (slope(z, log_prob) - 2 * anchor * (z - start))
     return z
+
+
+def of_another_tensor(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, a: float) -> Tensor:
+    z, copy = z.detach().requires_grad_(), z.detach().clone().requires_grad_()
+    return z + lr * torch.autograd.grad(log_prob(copy).sum(), z)[0]
 
 
 def without_gradient(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, a: float) -> Tensor:
@@ -1287,7 +1356,28 @@ def chapter06_mistakes() -> Iterator[Mistake]:
             lambda z, s, f, lr, a: z + lr * slope(z, f) - 2 * lr * a * (z + lr * slope(z, f) - s),
             "to the latent before the step",
         ),
-        (in_place, "changes the latents"),
+        (in_place, "changes `z`"),
+        (
+            lambda z, s, f, lr, a: z + slope(z, f) - lr * 2 * a * (z - s),
+            "in front of the gradient of log p",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - a * (z - s) ** 2),
+            "the anchor's squares themselves",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s).sum(-1, keepdim=True)),
+            "the sum of all",
+        ),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z + s)),
+            "towards minus the start",
+        ),
+        (of_another_tensor, "a tensor that took no part"),
+        (
+            lambda z, s, f, lr, a: z + lr * z.detach().clone().requires_grad_().grad,
+            "Something there is None",
+        ),
         (lambda z, s, f, lr, a: z, "have not moved"),
         (
             lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s)) / len(z),
@@ -1396,6 +1486,22 @@ def chapter06_mistakes() -> Iterator[Mistake]:
             lambda z, g, e, lr, t: g + lr * z + math.sqrt(2 * lr * t) * e,
             "`z` and `g` in each",
         ),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(lr) * e, "Where are the 2 and the temp"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(t) * e, "Where are the 2 and the step"),
+        (lambda z, g, e, lr, t: z + lr * g + lr * t * e, "by step size and temperature"),
+        (
+            lambda z, g, e, lr, t: z + 2 * lr * g + math.sqrt(2 * lr * t) * e,
+            "twice as large as in the equation",
+        ),
+        (lambda z, g, e, lr, t: z + lr**2 / 2 * g + lr * e, "whose step size squared"),
+        (
+            lambda z, g, e, lr, t: z.add_(lr * g).add_(math.sqrt(2 * lr * t) * e),
+            "changes `z`",
+        ),
+        (
+            lambda z, g, e, lr, t: z + lr * g + e.mul_(math.sqrt(2 * lr * t)),
+            "changes `e`",
+        ),
         (lambda z, g, e, lr, t: z + lr * g, "Where is the noise"),
         (lambda z, g, e, lr, t: z + math.sqrt(2 * lr * t) * e, "Where is the gradient"),
         (lambda z, g, e, lr, t: lr * g + math.sqrt(2 * lr * t) * e, "That is the move."),
@@ -1496,6 +1602,33 @@ def chapter07_mistakes() -> Iterator[Mistake]:
             "underflow to zero",
         ),
         (
+            lambda z, x, lam: guess(z, x, (-lam).sigmoid().sqrt(), lam.sigmoid()),
+            "α and σ have changed places",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, (-lam).sigmoid().sqrt(), (-lam).sigmoid()),
+            "You shrink the points by σ",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid() ** 2),
+            "takes the width σ",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid(), (-lam).sigmoid() ** 2),
+            "neither root is there",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), 1 - lam.sigmoid().sqrt()),
+            "1 − α is no variance",
+        ),
+        (lambda z, x, lam: guess(z, x, lam.exp().sqrt(), (-lam).exp()), "e to the λ"),
+        (
+            lambda z, x, lam: (
+                guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) / lam.sigmoid().sqrt()
+            ),
+            "You divided the guess by α",
+        ),
+        (
             lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) + 1,
             "term by term",
         ),
@@ -1558,6 +1691,28 @@ def chapter07_mistakes() -> Iterator[Mistake]:
             lambda e, g, lam: 0.5 * (lam[:-1] / lam[1:] - 1)[:, None] * squares(e, g)[1:],
             "You divided the λ",
         ),
+        (
+            lambda e, g, lam: 0.5 * lam.diff()[:, None] * squares(e, g)[1:],
+            "right in the limit alone",
+        ),
+        (
+            lambda e, g, lam: 0.5 * lam.exp().diff()[:, None] * squares(e, g)[1:],
+            "have the weights for errors of x̂",
+        ),
+        (lambda e, g, lam: 2.5 * ratio(lam) * squares(e, g)[1:], "are T times too large"),
+        (lambda e, g, lam: ratio(lam) * squares(e, g)[1:] / 8, "You averaged over the steps"),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam) * (e - g).abs().sum(-1)[1:],
+            "without their signs",
+        ),
+        (lambda e, g, lam: 0.5 * ratio(lam) * (e**2 - g**2).sum(-1)[1:], "You subtract squares"),
+        (
+            lambda e, g, lam: (
+                0.5 * (lam[:-1].sigmoid() / lam[1:].sigmoid() - 1)[:, None] * squares(e, g)[1:]
+            ),
+            "You divided the α²",
+        ),
+        (lambda e, g, lam: 0.5 * (ratio(lam) + 2) * squares(e, g)[1:], "The 1 is added"),
         (lambda e, g, lam: 2 * ratio(lam) * squares(e, g)[1:], "T − 1 times too large"),
         (
             lambda e, g, lam: 0.5 * ratio(lam)[:, 0] * squares(e, g)[1:],
@@ -1614,18 +1769,57 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         (lambda v, c, u, t: loss(v, on_way(c, u, t), u, t), "not its beginning"),
         (lambda v, c, u, t: loss(v, on_way(c, u, t), t[:, None] * (c - u), t), "at all times"),
         (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, 1 - t), "the time that is left"),
+        (lambda v, c, u, t: loss(v, u, c - u, t), "velocity at the noise"),
+        (
+            lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).abs().sum(-1).mean(),
+            "without their signs",
+        ),
+        (
+            lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).sum(-1).square().mean(),
+            "square then",
+        ),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c + u, t), "added the ends"),
+        (lambda v, c, u, t: loss(v, u + t[:, None] * c, c - u, t), "does not fade"),
+        (
+            lambda v, c, u, t: loss(
+                v, (1 - t[:, None]).sqrt() * u + t[:, None].sqrt() * c, c - u, t
+            ),
+            "Your way has roots",
+        ),
         (lambda v, c, u, t: v(u).sum(), "takes more than you gave it"),
     ):
         yield Mistake(check, answer, hint)
 
     check = chapter08.check_log_prob
 
-    def follow(f: Any, z: Tensor, times: list[float], sign: float = -1) -> tuple[Tensor, Tensor]:
+    def follow(
+        f: Any, z: Tensor, times: list[float], sign: float = -1, length: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        length = length or 1 / len(times)
         h, total = z, torch.zeros(len(z)).to(z)
         for t in times:
             v, divergence = f(h, t)
-            h, total = h + sign * v / len(times), total + divergence / len(times)
+            h, total = h + sign * length * v, total + length * divergence
         return h, total
+
+    def log_p(f: Any, z: Tensor, times: Tensor, length: float) -> Tensor:
+        u, total = follow(f, z, times.tolist(), length=length)
+        return base(u) - total
+
+    def in_place(field: Any, z: Tensor, n: int) -> Tensor:
+        total = torch.zeros(len(z)).to(z)
+        for t in back(n):
+            v, divergence = field(z, t)
+            z -= v / n
+            total += divergence / n
+        return base(z) - total
+
+    def results_swapped(field: Any, z: Tensor, n: int) -> Tensor:
+        h, total = z, torch.zeros(len(z)).to(z)
+        for t in back(n):
+            divergence, v = field(h, t)
+            h, total = h - v / n, total + divergence / n
+        return base(h) - total
 
     def back(n: int) -> list[float]:
         return [1 - step / n for step in range(n)]
@@ -1642,7 +1836,7 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         (lambda f, z, n: follow(f, z, back(n))[0], "yours has (5, 2)"),
         (lambda f, z, n: right(f, z, n, 1), "where points move apart"),
         (lambda f, z, n: right(f, z, n, 0), "The divergence is missing"),
-        (lambda f, z, n: right(f, z, n, -n), "forgot the length of a step"),
+        (lambda f, z, n: right(f, z, n, -n), "length of a step in the divergence"),
         (lambda f, z, n: base(z) - follow(f, z, back(n))[1], "Which u is its noise"),
         (
             lambda f, z, n: (
@@ -1671,6 +1865,37 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         ),
         (lambda f, z, n: -right(f, z, n), "sign is turned"),
         (lambda f, z, n: f(z, n)[1], "Time runs from 0 to 1"),
+        (in_place, "changes `z`"),
+        (results_swapped, "two results of `field`"),
+        (lambda f, z, n: log_p(f, z, torch.linspace(1, 0, n), 1 / n), "one step fewer"),
+        (lambda f, z, n: log_p(f, z, torch.linspace(1, 0, n), 1 / (n - 1)), "one step fewer"),
+        (lambda f, z, n: log_p(f, z, torch.linspace(1, 0, n)[:-1], 1 / (n - 1)), "one step fewer"),
+        (lambda f, z, n: log_p(f, z, torch.linspace(1, 0, n + 1), 1 / n), "one step too many"),
+        (
+            lambda f, z, n: log_p(f, z, torch.linspace(1, 0, n + 2)[:-1], 1 / (n + 1)),
+            "each of them shorter",
+        ),
+        (
+            lambda f, z, n: (
+                base(follow(f, z, back(n), length=1)[0]) - follow(f, z, back(n), length=1)[1] / n
+            ),
+            "in the move along",
+        ),
+        (
+            lambda f, z, n: log_p(f, z, torch.tensor(back(n)), 1.0),
+            "knows how long a step is",
+        ),
+        (
+            lambda f, z, n: base(follow(f, z, back(n), 1)[0]) - follow(f, z, back(n), 1)[1],
+            "forwards through space",
+        ),
+        (
+            lambda f, z, n: (
+                base(z - sum(f(z, t)[0] for t in back(n)) / n)
+                - sum(f(z, t)[1] for t in back(n)) / n
+            ),
+            "at z in every step",
+        ),
         (lambda f, z, n: f(z[:, :1], 1.0)[1], "places of shape (N, D)"),
         (lambda f, z, n: right(f, z, n) + 1, "term by term"),
     ):
@@ -1704,6 +1929,13 @@ def chapter09_mistakes() -> Iterator[Mistake]:
             "divides the squares by N − 1",
         ),
         (lambda a, b: stack([(a - b).mean(), 1.96 * error(a - b)]), "95 % interval"),
+        (lambda a, b: stack([(a - b).mean(), a.mean() * torch.nan]), "no spread"),
+        (lambda a, b: stack([(a - b).mean(), (a - b).std() / 39**0.5]), "subtracted once"),
+        (lambda a, b: stack([(a - b).mean(), (a - b).var() / 40**0.5]), "divided the variance"),
+        (lambda a, b: stack([(a - b).mean(), error(a) - error(b)]), "subtracted the two spreads"),
+        (lambda a, b: stack([(a - b).mean(), error(a)]), "first model's mean"),
+        (lambda a, b: stack([(a - b).mean(), error(torch.cat([a, b]))]), "into one sample"),
+        (lambda a, b: stack((a - b).mean(), error(a - b)), "as one list"),
         (
             lambda a, b: stack([(a - b).abs().mean(), error((a - b).abs())]),
             "without their signs",
@@ -1729,6 +1961,17 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         (lambda w: small(w).sum(0) * 0 + 3.0, "One value should be"),
         (lambda w: small(w).sum(0) / small(w).square().sum(0), "is squared, too"),
         (lambda w: (small(w).sum(0).square() / small(w).square().sum(0)).log(), "its logarithm"),
+        (lambda w: 1 / w.softmax(1).square().sum(0), "sum to 1 over the pictures"),
+        (lambda w: 2 * w.logsumexp(0) / (2 * w).logsumexp(0), "You divided the logarithms"),
+        (
+            lambda w: (2 * w.logsumexp(0) - (w**2).logsumexp(0)).exp(),
+            "a logarithm of a weight was squared",
+        ),
+        (lambda w: (w.logsumexp(0) - (2 * w).logsumexp(0)).exp(), "Your result is infinite"),
+        (
+            lambda w: (-(w.softmax(0) * w.log_softmax(0)).sum(0)).exp(),
+            "by the entropy of their shares",
+        ),
         (
             lambda w: (w - w.max()).exp().sum(0).square() / (w - w.max()).exp().square().sum(0),
             "a largest weight of its own",
@@ -1772,17 +2015,12 @@ def gaussian_by_loop(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     return total
 
 
-def maximum_in_place(a: Tensor) -> Tensor:
-    top = a.max(0).values
-    a -= top.where(top.isfinite(), 0)
-    return top.where(top.isfinite(), 0) + a.exp().mean(0).log()
-
-
-def coupling_in_place(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+def one_column_at_a_time(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
     t, s = net(z[:, :2])
-    z[:, 2:] -= t
-    z[:, 2:] *= (-s).exp()
-    return z
+    u = z.clone()  # and this one may be written into
+    for i, column in enumerate(z[:, 2:].T):
+        u[:, 2 + i] = (column - t[:, i]) / s[:, i].exp()
+    return u
 
 
 def one_column_a_pass(z: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
@@ -1812,7 +2050,6 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
         chapter00.check_gaussian_log_density,
         lambda z, m, s: each_density(z.double(), m.double(), s.double()).sum(-1),
     ),
-    (chapter00.check_log_mean_exp, maximum_in_place),
     (
         chapter00.check_log_mean_exp,
         lambda a: torch.stack([c.logsumexp(0) for c in a.T]) - math.log(6),
@@ -1829,7 +2066,6 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
     ),
     (chapter01.check_loss, lambda r, q, p: q.mean() - p.mean() - r.mean()),
     (chapter01.check_loss, lambda r, q, p: -(r - q + p).sum() / r.numel()),
-    (chapter01.check_log_marginal, maximum_in_place),
     (chapter01.check_log_marginal, lambda w: (w.logsumexp(0) - math.log(5)).float()),
     (chapter02.check_mutual_information, lambda a: information(a, 1).item()),
     (
@@ -1859,7 +2095,7 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
             - s.exp().diag().slogdet().logabsdet
         ),
     ),
-    (chapter04.check_invert, coupling_in_place),
+    (chapter04.check_invert, one_column_at_a_time),
     (chapter04.check_one_by_one, one_column_a_pass),
     (
         chapter05.check_log_q,
@@ -2031,6 +2267,41 @@ def test_a_forgotten_return_is_told_from_a_function_without_a_line(
 ) -> None:
     assert "return it" in hint_for(check, forgets_to_return)
     assert "in place of the dots" in hint_for(check, nothing_yet)
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT)
+def test_an_answer_that_writes_into_what_it_was_given_is_refused(
+    check: Callable[..., bool], answer: Callable[..., Any]
+) -> None:
+    names = list(inspect.signature(answer).parameters)
+    tensors: set[int] = set()
+
+    def writes(*given: Any) -> Any:
+        value = answer(*given)
+        tensors.update(i for i, each in enumerate(given) if isinstance(each, Tensor))
+        for each in given:
+            if isinstance(each, Tensor):
+                each.detach().mul_(2)
+        return value
+
+    writes.__signature__ = inspect.signature(answer)  # type: ignore[attr-defined]
+    if check not in (chapter03.check_kl_by_level, chapter03.check_ancestral):
+        said = hint_for(check, writes)
+        assert f"changes `{names[min(tensors)]}`" in said and said.count("\n") == 0
+    else:  # these are given distributions
+        assert check(writes) and not tensors
+
+
+def test_an_answer_that_names_no_arguments_is_refused_all_the_same() -> None:
+    def writes(*given: Tensor) -> Tensor:
+        return given[0].exp_().mean(0).log()
+
+    def changes(a: Tensor, /) -> Tensor:
+        return a.exp_().mean(0).log()
+
+    assert "changes `given`" in hint_for(chapter00.check_log_mean_exp, writes)
+    assert "changes `a`" in hint_for(chapter00.check_log_mean_exp, changes)
+    assert "changes what it was given" in about_change([])
 
 
 def another_stub(*given: object) -> None:

@@ -1,8 +1,10 @@
-"""Assignments for nbgrader: what they hold, and that nbgrader's own commands grade them rightly.
+"""Assignments for nbgrader and Otter: what they hold, and that they are graded rightly.
 
-The last test runs where nbgrader is installed: `make test-nbgrader`.
+Two tests run where a grader is installed: `make test-nbgrader`, `make test-otter`.
 """
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -85,6 +87,28 @@ def test_the_lecturers_seed_is_in_the_hidden_part_alone() -> None:
             assert ("HIDDEN" in one.source) is (one.source != other.source)
 
 
+@pytest.mark.parametrize("name", chapters())
+def test_otter_gets_the_same_questions_with_tests_that_stand_alone(name: str) -> None:
+    given = assignment(name)
+    wanted = [each.replace("-", "_") for each in ids(given) if not each.endswith("-test")]
+    cells = marks.for_otter(given, "chapter").cells
+    raw = [cell.source for cell in cells if cell.cell_type == "raw"]
+    assert raw[0].startswith("# ASSIGNMENT CONFIG\nname: chapter\n")
+    assert re.findall(r"^name: (exercise\w+)", "\n".join(raw), re.M) == wanted
+    for kind in ("QUESTION", "SOLUTION"):
+        marked = [re.sub(r"\n.*", "", each, flags=re.S) for each in raw if kind in each]
+        assert marked == [f"# BEGIN {kind}", f"# END {kind}"] * len(wanted)
+    assert raw.count("# BEGIN TESTS") == raw.count("# END TESTS")
+    tests = [cell.source for cell in cells if "exercises, " in cell.source]
+    assert len(tests) == 2 * raw.count("# BEGIN TESTS")
+    for shown, hidden in zip(tests[::2], tests[1::2], strict=True):
+        assert hidden.startswith("# HIDDEN\n") and "seed=seed" in hidden and "seed" not in shown
+        for source in (shown, hidden):
+            [function] = ast.parse(source).body
+            assert isinstance(function, ast.FunctionDef)
+    assert not any("###" in cell.source for cell in cells if cell.cell_type == "code")
+
+
 # nbgrader's own commands.
 
 
@@ -122,7 +146,7 @@ def test_nbgrader_grades_a_right_a_wrong_and_an_empty_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["marks.py", "--seed", "7", "--chapters", "5"])
+    monkeypatch.setattr(sys, "argv", ["marks.py", "nbgrader", "--seed", "7", "--chapters", "5"])
     marks.main()
     course = tmp_path / "dist" / "nbgrader"
     nbgrader(course, "generate_assignment", "chapter5")
@@ -132,7 +156,7 @@ def test_nbgrader_grades_a_right_a_wrong_and_an_empty_submission(
     text = "\n".join(cell.source for cell in released.cells)
     assert not re.search(r"HIDDEN|SOLUTION|seed|<details>", text)
     code = [each for each in ids(released) if f"{each}-test" in ids(released)]
-    assert len(code) == 2
+    assert len(code) == 3
     for each in code:
         assert named(released, each).source.endswith("    ...")
 
@@ -152,3 +176,55 @@ def test_nbgrader_grades_a_right_a_wrong_and_an_empty_submission(
         student: {f"{each}-test": points for each in code}
         for student, points in (("right", POINTS), ("wrong", 0), ("empty", 0))
     }
+
+
+# Otter's own commands.
+
+
+def otter(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "otter", *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.otter
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(not find_spec("otter"), reason="needs otter-grader: make test-otter")
+def test_otter_grades_a_right_a_wrong_and_an_empty_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["marks.py", "otter", "--seed", "7", "--chapters", "5"])
+    marks.main()
+    course = tmp_path / "dist" / "otter"
+    # The solutions have run in a test above.
+    otter(course, "assign", "--no-run-tests", "chapter5.ipynb", "out")
+
+    source = nbformat.read(course / "chapter5.ipynb", as_version=4)
+    released = nbformat.read(course / "out" / "student" / "chapter5.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in released.cells)
+    assert not re.search(r"HIDDEN|SOLUTION|seed|<details>", text)
+    written = {
+        name[1]: cell.source
+        for cell in source.cells
+        if "# BEGIN SOLUTION\n" in cell.source
+        if (name := re.match(r"def (\w+)\(", cell.source))
+    }
+    assert len(written) == 3
+    [grader] = (course / "out" / "autograder").glob("*.zip")
+    for student, points in (("right", marks.POINTS), ("wrong", 0), ("empty", 0)):
+        handed_in = deepcopy(released)
+        stubs = [cell for cell in handed_in.cells if cell.source.endswith("\n    ...")]
+        assert len(stubs) == len(written)
+        for cell in stubs if student != "empty" else []:
+            cell.source = written[re.findall(r"def (\w+)\(", cell.source)[0]]
+            if student == "wrong":
+                cell.source = cell.source.replace("return ", "return -1 * ")
+        nbformat.write(handed_in, course / f"{student}.ipynb")
+        (course / student).mkdir()
+        otter(course, "run", "-a", str(grader), "-o", student, f"{student}.ipynb")
+        results = json.loads((course / student / "results.json").read_text(encoding="utf-8"))
+        scores = {each["name"]: each.get("score") for each in results["tests"]}
+        found = {name: score for name, score in scores.items() if name.startswith("exercise")}
+        assert list(found.values()) == [points] * len(written)

@@ -94,10 +94,11 @@ def test_a_container_has_the_environment_of_make() -> None:
     assert about["containerEnv"]["OMP_NUM_THREADS"] == "1"
 
 
-def test_nbgrader_gets_the_versions_of_the_book() -> None:
-    ours, other = pins(), pins("requirements-nbgrader.txt")
+@pytest.mark.parametrize("grader", ["nbgrader", "otter-grader"])
+def test_a_grader_gets_the_versions_of_the_book(grader: str) -> None:
+    ours, other = pins(), pins(f"requirements-{grader.partition('-')[0]}.txt")
     assert {name: ours[name] for name in other if name in ours} == {
-        name: version for name, version in other.items() if name != "nbgrader"
+        name: version for name, version in other.items() if name != grader
     }
 
 
