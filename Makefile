@@ -92,7 +92,7 @@ decks-pdf: $(READY)  ## print the decks as PDF, with Chromium
 # The address reaches the script as it was typed: neither make nor the shell runs what is in it.
 unexport URL
 repository: export REPOSITORY = $(value URL)
-repository:  ## write the repository's address everywhere (URL=https://github.com/NAME/REPO)
+repository:  ## write the repository's address everywhere (URL=https://github.com/you/your-repository)
 	@$(PYTHON) tools/repository.py "$$REPOSITORY"
 
 release: wheel  ## check that version, changelog, citation, chapters, wheel and tag agree

@@ -66,7 +66,9 @@ if all(map(find_spec, ["torch", "sklearn", "safetensors", "ipywidgets"])):
         if not find_spec("flowvae_tutorial"):
             %pip install -qqq --no-deps "{{source}}"
 if not find_spec("flowvae_tutorial"):
-    print(f"Put {{WHEEL}} here, run this and restart the kernel: %pip install {{WHEEL}}")"""
+    if not WHEELS:
+        print(f"First put {{WHEEL}} here, beside this notebook.")
+    print(f"Run this, then restart the kernel: %pip install {{[*WHEELS, WHEEL][0]}}")"""
 
 INSTRUCTOR = """\
 # The chapters, for teaching
@@ -165,7 +167,7 @@ def package() -> dict[str, str]:
     if PLACEHOLDER in address:
         sys.exit(
             f"{address} is no repository yet, and the pack would lead there: run "
-            "make repository URL=https://github.com/NAME/REPO first"
+            "make repository URL=https://github.com/you/your-repository first"
         )
     wheel = f"{project['name']}-{version}-py3-none-any.whl"
     found = repository.parse(address)

@@ -257,8 +257,20 @@ def test_a_students_first_cell_tries_the_wheel_then_the_index_then_the_repositor
     exec(TransformerManager().transform_cell(cell.source), names)
     assert asked == asks
     said = capsys.readouterr().out
-    how = f"Put {WHEEL} here, run this and restart the kernel: %pip install {WHEEL}\n"
+    how = f"Run this, then restart the kernel: %pip install {WHEEL}\n"
     assert said == (how if left else "")
+
+
+def test_a_student_without_the_wheel_is_told_where_it_belongs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    [cell] = [cell for cell in cells("student", CHAPTERS[1]) if "%pip" in cell.source]
+    exec(TransformerManager().transform_cell(cell.source), {})
+    assert capsys.readouterr().out.splitlines() == [
+        f"First put {WHEEL} here, beside this notebook.",
+        f"Run this, then restart the kernel: %pip install {WHEEL}",
+    ]
 
 
 def run_to_first_exercise(chapter: Path, folder: Path) -> str:
