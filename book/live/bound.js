@@ -63,20 +63,24 @@
 
   function bound(say) {
     const state = { ...OPENING, x: [...OPENING.x] };
-    const later = oncePerFrame(() => update());
+    const later = oncePerFrame(() => {
+      update();
+      tell(true);
+    });
     const points = titledPlane("x", "drag the point x",
       "Data plane with the decoder's curve. Drag the point x, or move it with the arrow keys.",
       () => draw());
     const bells = titledPlane("z", "drag the top of q",
       "Latent axis with the posterior and the Gaussian q. Drag the top of q: sideways moves its mean, "
       + "up and down its width. So do the arrow keys.", () => draw());
-    const bar = titledPlane("", "log p = ELBO + KL, nats", "A bar of the ELBO and the KL.", () => draw(),
-      { keys: false });
+    const bar = titledPlane("", "ELBO + KL(q ‖ p(z | x)), nats", "A bar of the ELBO and of KL(q ‖ p(z | x)).",
+      () => draw(), { keys: false });
     bells.extent = EXTENT;
     const heightOf = (density) => (2 * EXTENT * density) / TALLEST - EXTENT;
     const peak = (scale) => Math.exp(-0.5 * LOG_2_PI) / scale;
 
-    const cells = ["ELBO", "KL", "sum", "log p(x)"].map((name) => ({ name, node: element("td") }));
+    const cells = ["ELBO", "KL(q ‖ p(z | x))", "sum", "log p(x)"]
+      .map((name) => ({ name, node: element("td") }));
     const table = element("table", { class: "live-table" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "nats"),
         ...cells.map(({ name }) => element("th", { scope: "col" }, name)))),
@@ -90,6 +94,7 @@
       }
       state.terms = terms(state.known, state.mean, state.scale);
       const { elbo, kl } = state.terms, { logEvidence } = state.known;
+      state.low ??= Math.min(BOTTOM, Math.floor(logEvidence) - 6);
       [elbo, kl, elbo + kl, logEvidence].forEach((value, i) => {
         cells[i].node.textContent = number(value, 3);
       });
@@ -104,10 +109,10 @@
     const words = () => `ELBO ${number(state.terms.elbo)} and KL ${number(state.terms.kl)} `
       + `make log p(x) ${number(state.known.logEvidence)} nats`;
 
-    function tell() {
+    function tell(quietly) {
       const [a, b] = state.x.map((value) => number(value, 1));
       say(`At x = (${a}, ${b}), for q with mean ${number(state.mean)} and scale `
-        + `${number(state.scale)}: ${words()}.`);
+        + `${number(state.scale)}: ${words()}.`, quietly);
     }
 
     function drawPoints() {
@@ -162,7 +167,7 @@
 
     function drawBar() {
       const { elbo } = state.terms, { logEvidence } = state.known;
-      const low = Math.min(BOTTOM, Math.floor(logEvidence) - 6), high = -1;
+      const { low } = state, high = -1;
       const y = (nats) => bar.height * (1 - (Math.max(low, nats) - low) / (high - low));
       const left = bar.width * 0.3, right = bar.width * 0.7, c = bar.context;
       bar.clear();
@@ -196,6 +201,8 @@
 
     const change = (changes) => {
       Object.assign(state, changes);
+      // The bar's scale holds while something is dragged.
+      state.low = null;
       update();
       tell();
     };

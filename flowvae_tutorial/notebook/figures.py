@@ -9,7 +9,7 @@ from ..errors import InputError
 # In the order in which they need each other; a figure's weights and its own script come last.
 SHARED = (
     "tensor random networks distributions splines flows vae refinement data models training "
-    "weights figure panel"
+    "weights figure panel way"
 ).split()
 
 
