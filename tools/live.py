@@ -297,12 +297,12 @@ def pixels() -> tuple[Modules, str]:
         q = vae.posterior(data.validation).base_dist
         codes.loc.copy_(q.loc)
         codes.log_scale.copy_(q.scale.log())
-    return modules, "the 8×8 digits, two latent numbers, VampPrior of 16, seed 0, 100 epochs"
+    return modules, "the 8×8 digits, two latent numbers, VampPrior of 8, seed 0, 100 epochs"
 
 
 def untrained_pixels() -> Modules:
     torch.manual_seed(0)
-    vae = build("vampprior", load("digits"), Sizes(2, (64, 64), pseudo_inputs=16))
+    vae = build("vampprior", load("digits"), Sizes(2, (64, 64), pseudo_inputs=8))
     return {
         "prior": vae.prior,
         "posterior": vae.posterior,
@@ -317,12 +317,13 @@ def mnist() -> tuple[Modules, str]:
     torch.manual_seed(0)
     posterior = GaussianPosterior(mlp(784, [128, 64], 4), LOG_SCALE_BOUNDS)
     prior = VampPrior(posterior, pseudo_inputs_from(data.train, 64))
-    vae = VAE(prior, posterior, modules["likelihood"])
+    vae = VAE(prior, posterior, BernoulliLikelihood(mlp(2, [64, 128], 784)))
     fit(vae, data, seed=0, epochs=20, batch_size=250, lr=2e-3, decay=0.5, warmup=5)
     with torch.no_grad():
         components = posterior(prior.pseudo_inputs).base_dist
         modules["prior"].loc.copy_(components.loc)
         modules["prior"].log_scale.copy_(components.scale.log())
+    modules["likelihood"].load_state_dict(vae.likelihood.state_dict())
     return modules, "MNIST, two latent numbers, VampPrior of 64, seed 0, 20 epochs"
 
 

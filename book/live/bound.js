@@ -16,7 +16,7 @@
   const GRID = Float64Array.from({ length: STEPS }, (_, i) => -END + i * STEP);
   const REACH = 2.5, NARROW = 0.05, WIDE = 1.5;
   // Shown of the axis of z, and the largest density; the lower end of the bar, in nats.
-  const EXTENT = 3, TALLEST = 2.4, BOTTOM = -12;
+  const EXTENT = 3, TALLEST = 2.4, BOTTOM = -12, TICKS = [-2, 0, 2];
   const OPENING = { x: [0.1, 0.8], mean: 0.2, scale: 0.6, seed: 0 };
 
   const within = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -73,7 +73,7 @@
     const bells = titledPlane("z", "drag the top of q",
       "Latent axis with the posterior and the Gaussian q. Drag the top of q: sideways moves its mean, "
       + "up and down its width. So do the arrow keys.", () => draw());
-    const bar = titledPlane("", "ELBO + KL(q ‖ p(z | x)), nats", "A bar of the ELBO and of KL(q ‖ p(z | x)).",
+    const bar = titledPlane("", "ELBO + KL(q ‖ p(z | x))", "A bar of the ELBO and of KL(q ‖ p(z | x)).",
       () => draw(), { keys: false });
     bells.extent = EXTENT;
     const heightOf = (density) => (2 * EXTENT * density) / TALLEST - EXTENT;
@@ -144,10 +144,9 @@
       const path = (logDensity) => Array.from(GRID, (z, i) => [z, Math.exp(logDensity(z, i))])
         .filter(([z]) => Math.abs(z) <= EXTENT).map((at) => place(...at));
       bells.clear();
-      for (const tick of [-2, 0, 2]) {
+      for (const tick of TICKS) {
         const [x] = place(tick, 0);
         bells.line([[x, 0], [x, bells.height]], { colour: "frame", width: 0.5 });
-        bells.text(number(tick, 0), x, bells.height - 9, { colour: "quiet", align: "center" });
       }
       const filled = path((_, i) => state.known.logPosterior[i]), c = bells.context;
       Object.assign(c, { fillStyle: bells.colour("posterior"), globalAlpha: 0.4 });
@@ -158,6 +157,9 @@
       bells.line(filled, { colour: "posterior", width: 1 });
       bells.line(path((z) => logNormal(z, 0, 1)), { colour: "prior", width: 1.5 });
       bells.line(path((z) => logNormal(z, state.mean, state.scale)), { width: 2, dash: [5, 4] });
+      for (const tick of TICKS) {
+        bells.text(number(tick, 0), place(tick, 0)[0], bells.height - 9, { colour: "quiet", align: "center" });
+      }
       bells.text("z", bells.width - 6, bells.height - 9, { align: "right" });
       bells.spot([state.mean, Math.min(EXTENT, heightOf(peak(state.scale)))], "ink");
       bells.text("p(z | x)", 6, 12, { colour: "posterior", bold: true });

@@ -322,7 +322,7 @@
   class Chart extends Figure {
     // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
     // would flatten all the rest.
-    draw({ title, lines, last, level, across = "training steps", skip = 0.08 }) {
+    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08 }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
       const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
@@ -330,6 +330,8 @@
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
       if (high - low < 1) [low, high] = [(low + high - 1) / 2, (low + high + 1) / 2];
+      // A distance is never negative.
+      if (least !== undefined) [low, high] = [least, Math.max(high, least + 1)];
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);

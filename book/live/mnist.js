@@ -6,8 +6,10 @@
   const { element, button, titledPlane, onDrag, oncePerFrame, mount } = FlowVAE;
 
   const LATENT = 2, COMPONENTS = 64, HIDDEN = [64, 128], PIXELS = 28 * 28;
-  const EXTENT = 5, STEPS = 81, TILES = 15, FAR = 50, ALONG = 6;
-  const OPENING = { start: [0, 0], lr: 0.02, anchor: 0, temperature: 0, seed: 0 };
+  const EXTENT = 12, STEPS = 81, TILES = 19, FAR = 100, ALONG = 12, ROW = 6;
+  // The plane is wide, and the density flat: a step is longer than in the figure of the ring.
+  const LR = { min: 0.05, max: 1, step: 0.05 };
+  const OPENING = { start: [0, 0], lr: 0.3, anchor: 0, temperature: 0, seed: 0 };
 
   function modelOf(figure) {
     const fill = trained(figure), random = new Random(0);
@@ -21,7 +23,7 @@
     // The mean of p(x | z): each pixel's probability to be ink.
     const decode = (z) => model.net.forward(z).data.map((logit) => 1 / (1 + Math.exp(-logit)));
     const plane = titledPlane("z", "latent plane: click a start",
-      "Latent plane. Click a start, or move it with the arrow keys.", () => draw());
+      "Latent plane of digits. Click a start, or move it with the arrow keys.", () => draw());
     plane.extent = EXTENT;
     const sheet = titledPlane("", "what the latent decodes to", "Decoded digits.", () => draw(),
       { keys: false });
@@ -61,7 +63,7 @@
     // The first and the last, and below them some on the way.
     function drawSheet({ path }) {
       sheet.clear();
-      const half = sheet.width / 2, large = 0.86 * half, small = (0.86 * sheet.width) / ALONG;
+      const half = sheet.width / 2, large = 0.86 * half, small = (0.86 * sheet.width) / ROW;
       const show = ({ z }, at, size) => {
         sheet.picture(decode(z), at, size);
         sheet.frame(at, size, { colour: "frame", width: 1 });
@@ -75,7 +77,8 @@
       sheet.text("on the way", 0.07 * half, below - 12);
       for (let n = 0; n < ALONG; n++) {
         const i = Math.round((n * last) / (ALONG - 1));
-        show(path[i], [((n + 0.5) * sheet.width) / ALONG - small / 2, below], small);
+        const left = (((n % ROW) + 0.5) * sheet.width) / ROW - small / 2;
+        show(path[i], [left, below + Math.floor(n / ROW) * 1.12 * small], small);
       }
     }
 
@@ -106,7 +109,7 @@
         again();
       }
     });
-    const go = runButton(step, draw, tell), sliders = waySliders(OPENING, change);
+    const go = runButton(step, draw, tell), sliders = waySliders(OPENING, change, LR);
     const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Refinement of a digit" },
       button("Step", () => {
         go.stop();

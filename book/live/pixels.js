@@ -7,10 +7,11 @@
   const { element, number, button, titledPlane, choice, oncePerFrame, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, HALF = SIDE / 2, LATENT = 2, HIDDEN = [64, 64];
-  const COUNT = 16, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 4;
+  const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 7;
   // The middles of the lowest and of the highest of 17 grey levels.
   const PAPER = 0.5 / 17, INK = 16.5 / 17;
-  const FIRST = 0;
+  // The one whose absence costs the most.
+  const FIRST = 5;
 
   function modelOf(figure) {
     const fill = trained(figure), random = new Random(0);
@@ -43,7 +44,7 @@
       + "pixels from paper to ink or back; arrow keys move from pixel to pixel, and space changes one.",
       () => draw());
     const map = titledPlane("z", "the prior: its components",
-      "Latent plane: the prior, the codes of digits and the components. A click, or the arrow keys, choose "
+      "Map of the components, with the prior and the codes of digits. A click, or the arrow keys, choose "
       + "the component that is nearest.", () => draw());
     const sheet = titledPlane("", "samples", "Samples, decoded.", () => draw(), { keys: false });
     pad.extent = HALF;
@@ -86,7 +87,7 @@
       [state.asTrained, state.now, state.now - state.asTrained].forEach((value, i) => {
         cells[i].value.textContent = number(value);
       });
-      pad.heading.textContent = `pseudo-input ${state.chosen + 1} of ${COUNT}: change a pixel`;
+      pad.heading.textContent = `pseudo-input ${state.chosen + 1} of ${COUNT}`;
       draw();
     }
 
@@ -193,9 +194,9 @@
       }));
     change({});
     const key = element("p", { class: "live-key" },
-      "In the middle: the prior in blue, the codes of 180 digits in orange, a ring for each component, the "
-      + "chosen one filled; the thick line holds nine tenths of it. On the right: what the decoder makes "
-      + "of samples.");
+      "Click the pixels of the chosen pseudo-input, or drag over them. On the map: the prior in blue, the "
+      + "codes of 180 digits in orange, and a ring for each component, the chosen one filled; the thick "
+      + "line holds nine tenths of it. Samples: what the decoder makes of draws of the prior.");
     pad.node.classList.add("live-wide");
     const planes = element("div", { class: "live-planes live-picture" }, pad.node, map.node, sheet.node);
     return {

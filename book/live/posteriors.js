@@ -104,8 +104,8 @@
     function tell(quietly) {
       const { kl, logEvidence } = state.shown, [a, b] = state.x.map((v) => number(v, 1));
       const whose = state.hand ? "the Gaussian with its mean moved by hand" : "the Gaussian";
-      say(`At x = (${a}, ${b}), where log p(x) is ${number(logEvidence)} nats, ${whose} has a KL of `
-        + `${number(kl[0])} nats to the true posterior and the flow one of ${number(kl[1])}.`, quietly);
+      say(`At x = (${a}, ${b}), where log p(x) is ${number(logEvidence)} nats, KL(q ‖ p(z | x)) is `
+        + `${number(kl[0])} for ${whose} and ${number(kl[1])} for the flow.`, quietly);
     }
 
     function draw() {

@@ -115,7 +115,7 @@
       charts[0].draw({ title: "in nats", lines: nats, ...axis });
       charts[1].draw({
         title: "distance from the start",
-        lines: [curve("", "ink", (point) => way.distance(point))], ...axis,
+        lines: [curve("", "ink", (point) => way.distance(point))], least: 0, ...axis,
       });
       charts.forEach(({ canvas, what }) => canvas.setAttribute("aria-label",
         `Curves over the steps ${what}. ${way.values()}.`));
@@ -124,14 +124,14 @@
     return { nodes: charts.map(({ canvas }) => canvas), draw };
   }
 
-  // Of step, anchor and temperature, with what they are at first.
-  function waySliders(opening, change) {
+  // Of step, anchor and temperature, with what they are at first; `step` is the range of the first.
+  function waySliders(opening, change, step = { min: 0.005, max: 0.2, step: 0.005 }) {
     const fine = (value) => number(value, value && value < 0.1 ? 3 : 2);
     const knob = (name, key, range) =>
       slider(name, { ...range, value: opening[key], words: fine },
         (value) => change({ [key]: value }));
     const knobs = {
-      lr: knob("step η", "lr", { min: 0.005, max: 0.2, step: 0.005 }),
+      lr: knob("step η", "lr", step),
       anchor: knob("anchor κ", "anchor", { min: 0, max: 10, step: 0.1 }),
       temperature: knob("temperature τ", "temperature", { min: 0, max: 2, step: 0.1 }),
     };
