@@ -87,6 +87,7 @@
       [state.asTrained, state.now, state.now - state.asTrained].forEach((value, i) => {
         cells[i].value.textContent = number(value);
       });
+      pad.at = middle(state.pixel);
       pad.heading.textContent = `pseudo-input ${state.chosen + 1} of ${COUNT}`;
       draw();
     }
