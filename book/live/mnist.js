@@ -74,6 +74,7 @@
         sheet.text(name, left + large / 2, top - 12, { align: "center", bold: true });
         show(path[i], [left, top], large);
       });
+      if (!last) return;
       sheet.text("on the way", 0.07 * half, below - 12);
       for (let n = 0; n < ALONG; n++) {
         const i = Math.round((n * last) / (ALONG - 1));
@@ -87,8 +88,10 @@
       drawPlane(state.way);
       drawSheet(state.way);
       charts.draw(state.way);
-      sheet.canvas.setAttribute("aria-label", "Decoded digits: at the start, "
-        + `after ${state.way.path.length - 1} steps, and ${ALONG} on the way.`);
+      const steps = state.way.path.length - 1;
+      sheet.canvas.setAttribute("aria-label", steps
+        ? `Decoded digits: at the start, after ${steps} steps, and ${ALONG} on the way.`
+        : "Decoded digits: at the start.");
     }
 
     const again = oncePerFrame(() => {
