@@ -1298,11 +1298,7 @@ def test_a_pixel_of_figure_2b_changes_what_the_package_says_it_does(browser: Bro
 
 @built
 def test_in_figure_2b_mouse_keyboard_and_finger_change_pixels_alike(browser: Browser) -> None:  # noqa: F811
-    here, pad, prior = (
-        "#live-pixels",
-        "The chosen pseudo-input",
-        "Latent plane: the prior, the codes",
-    )
+    here, pad, prior = "#live-pixels", "The chosen pseudo-input", "Map of the components"
     row = "(k => [...FlowVAE.figures.pixels.model.prior.pseudoInputs.row(k)])"
     frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
     ink = pytest.approx(16.5 / 17)
@@ -1356,7 +1352,7 @@ def test_in_figure_2b_mouse_keyboard_and_finger_change_pixels_alike(browser: Bro
         drag(page, prior, tuple(page.evaluate(f"{place_of}({chosen})")))
         assert page.evaluate(PIXELS)["chosen"] == chosen
         for _ in range(30):
-            page.locator(f"{here} canvas[aria-label^='{prior}']").press("Shift+ArrowLeft")
+            page.locator(f"{here} canvas[aria-label^='{prior}']").press("Shift+ArrowUp")
         assert page.evaluate(PIXELS)["chosen"] != chosen
         press(page, "New noise", here)
         assert page.evaluate(PIXELS)["now"] != start["now"]
