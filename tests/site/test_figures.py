@@ -235,7 +235,7 @@ def test_words_follow_a_drag_and_are_read_out_at_its_end(browser: Browser, name:
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
         page.mouse.down()
         for share in (0.7, 0.9):
-            page.mouse.move(box["x"] + share * box["width"], box["y"] + 0.3 * box["height"])
+            page.mouse.move(box["x"] + share * box["width"], box["y"] + (1 - share) * box["height"])
             for _ in range(3):
                 page.evaluate(frame)
             seen.append(status(page, here))
