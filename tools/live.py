@@ -1,8 +1,8 @@
 """Trains the models of the live figures and packs their weights: python tools/live.py [figure …]
 
-A page has no Python, so its figure brings a model with it: a script with the weights in 16 bits,
-the run they are of and their checksum. The models are those of the chapters, smaller where a reader
-would otherwise wait for a frame.
+A page has no Python, so its figure brings a model with it: a script with the weights in 16 bits, in
+8 where there are many, the run they are of and their checksum. The models are those of the
+chapters, smaller where a reader would otherwise wait for a frame.
 """
 
 import base64
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from flowvae_tutorial import (
     VAE,
+    BernoulliLikelihood,
     CouplingFlow,
     FlowMatchingPrior,
     FlowPosterior,
     GaussianLikelihood,
+    GaussianMixture,
     GaussianPosterior,
     HierarchicalPosterior,
     HierarchicalPrior,
@@ -276,13 +278,70 @@ def untrained_digits() -> Modules:
     return {"posterior": vae.posterior, "likelihood": vae.likelihood}
 
 
+class Codes(nn.Module):
+    """q(z | x) of real examples, by their means and log-scales: a page has no data."""
+
+    def __init__(self, count: int, latent: int = 2) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(count, latent), requires_grad=False)
+        self.log_scale = nn.Parameter(torch.zeros(count, latent), requires_grad=False)
+
+
+def pixels() -> tuple[Modules, str]:
+    """Chapter 2: the digits with two latent numbers and a VampPrior of a few pseudo-inputs."""
+    modules, data = untrained_pixels(), load("digits")
+    vae = VAE(modules["prior"], modules["posterior"], modules["likelihood"])
+    fit(vae, data, seed=0, epochs=100, batch_size=64, lr=3e-3, decay=0.5, warmup=20)
+    codes = modules["codes"]
+    with torch.no_grad():
+        q = vae.posterior(data.validation).base_dist
+        codes.loc.copy_(q.loc)
+        codes.log_scale.copy_(q.scale.log())
+    return modules, "the 8×8 digits, two latent numbers, VampPrior of 8, seed 0, 100 epochs"
+
+
+def untrained_pixels() -> Modules:
+    torch.manual_seed(0)
+    vae = build("vampprior", load("digits"), Sizes(2, (64, 64), pseudo_inputs=8))
+    return {
+        "prior": vae.prior,
+        "posterior": vae.posterior,
+        "likelihood": vae.likelihood,
+        "codes": Codes(180),
+    }
+
+
+def mnist() -> tuple[Modules, str]:
+    """Chapter 6: MNIST with two latent numbers; of the VampPrior, its components are enough."""
+    modules, data = untrained_mnist(), load("dynamic-mnist")
+    torch.manual_seed(0)
+    posterior = GaussianPosterior(mlp(784, [128, 64], 4), LOG_SCALE_BOUNDS)
+    prior = VampPrior(posterior, pseudo_inputs_from(data.train, 64))
+    vae = VAE(prior, posterior, BernoulliLikelihood(mlp(2, [64, 128], 784)))
+    fit(vae, data, seed=0, epochs=20, batch_size=250, lr=2e-3, decay=0.5, warmup=5)
+    with torch.no_grad():
+        components = posterior(prior.pseudo_inputs).base_dist
+        modules["prior"].loc.copy_(components.loc)
+        modules["prior"].log_scale.copy_(components.scale.log())
+    modules["likelihood"].load_state_dict(vae.likelihood.state_dict())
+    return modules, "MNIST, two latent numbers, VampPrior of 64, seed 0, 20 epochs"
+
+
+def untrained_mnist() -> Modules:
+    torch.manual_seed(0)
+    prior = GaussianMixture(2, 64)
+    return {"prior": prior, "likelihood": BernoulliLikelihood(mlp(2, [64, 128], 784))}
+
+
 # Each figure's modules, trained with the name of their run, and as they are before their weights.
 FIGURES: dict[str, tuple[Callable[[], tuple[Modules, str]], Callable[[], Modules]]] = {
     "digits": (digits, untrained_digits),
     "hierarchy": (hierarchy, untrained_hierarchy),
     "layers": (layers, untrained_layers),
     "levels": (levels, untrained_levels),
+    "mnist": (mnist, untrained_mnist),
     "particles": (particles, untrained_particles),
+    "pixels": (pixels, untrained_pixels),
     "posteriors": (posteriors, untrained_posteriors),
     "pseudo": (pseudo, untrained_pseudo),
     "walk": (walk, untrained_walk),
@@ -294,21 +353,36 @@ def path_of(figure: str) -> Path:
     return LIVE / f"weights-{figure}.js"
 
 
-def numbers(module: nn.Module) -> Tensor:
-    """Its parameters in half precision, one after another."""
-    return nn.utils.parameters_to_vector(module.parameters()).detach().half()
+def is_large(module: nn.Module) -> bool:
+    """Whether its weights have 8 bits each."""
+    return sum(weight.numel() for weight in module.parameters()) > 50_000
+
+
+def whole_steps(weight: Tensor) -> bytes:
+    """A parameter in 8 bits a number: the size of a step in half precision, then whole steps."""
+    # Half precision on its own has no products with whole numbers that float32 would round.
+    step = (weight.abs().max() / 127).half()
+    steps = (weight / step.float()).round().clamp(-127, 127)
+    return step.numpy().astype("<f2").tobytes() + steps.numpy().astype("i1").tobytes()
+
+
+def content_of(module: nn.Module) -> bytes:
+    """Its parameters, one after another."""
+    weights = [weight.detach() for weight in module.parameters()]
+    if is_large(module):
+        return b"".join(whole_steps(weight) for weight in weights)
+    return b"".join(weight.half().numpy().astype("<f2").tobytes() for weight in weights)
 
 
 def packed(figure: str, modules: Modules, run: str) -> str:
     """The script: what is in it as JSON, the numbers of all modules after one another in base64."""
-    content = b"".join(
-        numbers(module).numpy().astype("<f2").tobytes() for module in modules.values()
-    )
+    content = b"".join(content_of(module) for module in modules.values())
     parts = {
         name: {
-            "count": len(numbers(module)),
+            "count": sum(weight.numel() for weight in module.parameters()),
             # A flow's permutations are drawn at random.
             "orders": [m.orders.tolist() for m in module.modules() if isinstance(m, CouplingFlow)],
+            **({"bytes": len(content_of(module))} if is_large(module) else {}),
         }
         for name, module in modules.items()
     }
@@ -336,15 +410,20 @@ def read(figure: str) -> Modules:
     about, content = unpacked(path_of(figure).read_text(encoding="utf-8"))
     _, untrained = FIGURES[figure]
     modules, start = untrained(), 0
-    values = torch.from_numpy(np.frombuffer(content, "<f2").astype(np.float32))
     for name, part in about["parts"].items():
-        vector = values[start : start + part["count"]]
-        nn.utils.vector_to_parameters(vector, modules[name].parameters())
+        for weight in modules[name].parameters():
+            if "bytes" in part:
+                step = np.frombuffer(content, "<f2", 1, start).astype(np.float32)
+                values = step * np.frombuffer(content, "i1", weight.numel(), start + 2)
+                start += 2 + weight.numel()
+            else:
+                values = np.frombuffer(content, "<f2", weight.numel(), start).astype(np.float32)
+                start += 2 * weight.numel()
+            weight.data = torch.from_numpy(values).view_as(weight)
         flows = [m for m in modules[name].modules() if isinstance(m, CouplingFlow)]
         for flow, orders in zip(flows, part["orders"], strict=True):
             flow.orders = torch.tensor(orders)
             flow.orders_back = flow.orders.argsort(-1)
-        start += part["count"]
     return modules
 
 

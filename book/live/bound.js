@@ -16,7 +16,7 @@
   const GRID = Float64Array.from({ length: STEPS }, (_, i) => -END + i * STEP);
   const REACH = 2.5, NARROW = 0.05, WIDE = 1.5;
   // Shown of the axis of z, and the largest density; the lower end of the bar, in nats.
-  const EXTENT = 3, TALLEST = 2.4, BOTTOM = -12;
+  const EXTENT = 3, TALLEST = 2.4, BOTTOM = -12, TICKS = [-2, 0, 2];
   const OPENING = { x: [0.1, 0.8], mean: 0.2, scale: 0.6, seed: 0 };
 
   const within = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -63,20 +63,24 @@
 
   function bound(say) {
     const state = { ...OPENING, x: [...OPENING.x] };
-    const later = oncePerFrame(() => update());
+    const later = oncePerFrame(() => {
+      update();
+      tell(true);
+    });
     const points = titledPlane("x", "drag the point x",
       "Data plane with the decoder's curve. Drag the point x, or move it with the arrow keys.",
       () => draw());
     const bells = titledPlane("z", "drag the top of q",
       "Latent axis with the posterior and the Gaussian q. Drag the top of q: sideways moves its mean, "
       + "up and down its width. So do the arrow keys.", () => draw());
-    const bar = titledPlane("", "log p = ELBO + KL, nats", "A bar of the ELBO and the KL.", () => draw(),
-      { keys: false });
+    const bar = titledPlane("", "ELBO + KL(q ‖ p(z | x))", "A bar of the ELBO and of KL(q ‖ p(z | x)).",
+      () => draw(), { keys: false });
     bells.extent = EXTENT;
     const heightOf = (density) => (2 * EXTENT * density) / TALLEST - EXTENT;
     const peak = (scale) => Math.exp(-0.5 * LOG_2_PI) / scale;
 
-    const cells = ["ELBO", "KL", "sum", "log p(x)"].map((name) => ({ name, node: element("td") }));
+    const cells = ["ELBO", "KL(q ‖ p(z | x))", "sum", "log p(x)"]
+      .map((name) => ({ name, node: element("td") }));
     const table = element("table", { class: "live-table" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "nats"),
         ...cells.map(({ name }) => element("th", { scope: "col" }, name)))),
@@ -90,6 +94,7 @@
       }
       state.terms = terms(state.known, state.mean, state.scale);
       const { elbo, kl } = state.terms, { logEvidence } = state.known;
+      state.low ??= Math.min(BOTTOM, Math.floor(logEvidence) - 6);
       [elbo, kl, elbo + kl, logEvidence].forEach((value, i) => {
         cells[i].node.textContent = number(value, 3);
       });
@@ -104,10 +109,10 @@
     const words = () => `ELBO ${number(state.terms.elbo)} and KL ${number(state.terms.kl)} `
       + `make log p(x) ${number(state.known.logEvidence)} nats`;
 
-    function tell() {
+    function tell(quietly) {
       const [a, b] = state.x.map((value) => number(value, 1));
       say(`At x = (${a}, ${b}), for q with mean ${number(state.mean)} and scale `
-        + `${number(state.scale)}: ${words()}.`);
+        + `${number(state.scale)}: ${words()}.`, quietly);
     }
 
     function drawPoints() {
@@ -139,10 +144,9 @@
       const path = (logDensity) => Array.from(GRID, (z, i) => [z, Math.exp(logDensity(z, i))])
         .filter(([z]) => Math.abs(z) <= EXTENT).map((at) => place(...at));
       bells.clear();
-      for (const tick of [-2, 0, 2]) {
+      for (const tick of TICKS) {
         const [x] = place(tick, 0);
         bells.line([[x, 0], [x, bells.height]], { colour: "frame", width: 0.5 });
-        bells.text(number(tick, 0), x, bells.height - 9, { colour: "quiet", align: "center" });
       }
       const filled = path((_, i) => state.known.logPosterior[i]), c = bells.context;
       Object.assign(c, { fillStyle: bells.colour("posterior"), globalAlpha: 0.4 });
@@ -153,6 +157,9 @@
       bells.line(filled, { colour: "posterior", width: 1 });
       bells.line(path((z) => logNormal(z, 0, 1)), { colour: "prior", width: 1.5 });
       bells.line(path((z) => logNormal(z, state.mean, state.scale)), { width: 2, dash: [5, 4] });
+      for (const tick of TICKS) {
+        bells.text(number(tick, 0), place(tick, 0)[0], bells.height - 9, { colour: "quiet", align: "center" });
+      }
       bells.text("z", bells.width - 6, bells.height - 9, { align: "right" });
       bells.spot([state.mean, Math.min(EXTENT, heightOf(peak(state.scale)))], "ink");
       bells.text("p(z | x)", 6, 12, { colour: "posterior", bold: true });
@@ -162,7 +169,7 @@
 
     function drawBar() {
       const { elbo } = state.terms, { logEvidence } = state.known;
-      const low = Math.min(BOTTOM, Math.floor(logEvidence) - 6), high = -1;
+      const { low } = state, high = -1;
       const y = (nats) => bar.height * (1 - (Math.max(low, nats) - low) / (high - low));
       const left = bar.width * 0.3, right = bar.width * 0.7, c = bar.context;
       bar.clear();
@@ -196,6 +203,8 @@
 
     const change = (changes) => {
       Object.assign(state, changes);
+      // The bar's scale holds while something is dragged.
+      state.low = null;
       update();
       tell();
     };

@@ -71,23 +71,13 @@
     return { reconstruction: mean(p.logProb(decoded.loc)).data[0], kl };
   }
 
-  // Pictures of 8 × 8 pixels in ink on paper.
-  function picture(figure, values, [left, top], size, alpha = 1) {
-    const c = figure.context, cell = size / SIDE;
-    c.fillStyle = figure.colour("ink");
-    values.forEach((value, i) => {
-      const share = Math.min(1, Math.max(0, value));
-      if (share < 0.03) return;
-      c.globalAlpha = share * alpha;
-      c.fillRect(left + (i % SIDE) * cell, top + Math.floor(i / SIDE) * cell, cell + 0.3, cell + 0.3);
-    });
-    c.globalAlpha = 1;
-  }
-
   function digits(say) {
     const model = modelOf("digits"), decode = (z) => model.likelihood.forward(z).loc;
     const state = { ink: example(0), which: 0, seed: 0, erase: false, probe: [...PROBE], last: null };
-    const later = oncePerFrame(() => update());
+    const later = oncePerFrame(() => {
+      update();
+      if (state.last) tell(true);
+    });
     const pad = titledPlane("", "draw a digit",
       "A pad of 8 by 8 pixels. Draw with the mouse or a finger; with the keyboard, arrow keys move the "
       + "pen, and space paints.", () => draw());
@@ -100,7 +90,7 @@
     map.extent = EXTENT;
     const tiles = map.grid(TILES), mosaic = decode(tiles);
 
-    const cells = ["reconstruction", "KL", "ELBO"].map((name) => ({ name, node: element("td") }));
+    const cells = ["reconstruction", "KL(q ‖ p(z))", "ELBO"].map((name) => ({ name, node: element("td") }));
     const table = element("table", { class: "live-table" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "nats"),
         ...cells.map(({ name }) => element("th", { scope: "col" }, name)))),
@@ -125,11 +115,11 @@
       draw();
     }
 
-    function tell() {
+    function tell(quietly) {
       const [[a, b], [c, d]] = [state.q.loc, state.q.scale].map((pair) => pair.map((v) => number(v)));
       const { reconstruction, kl } = state.terms;
       say(`Encoded at z = (${a}, ${b}), with scales ${c} and ${d}. Reconstruction ${number(reconstruction, 1)}`
-        + ` nats, KL ${number(kl, 1)}, ELBO ${number(reconstruction - kl, 1)}.`);
+        + ` nats, KL ${number(kl, 1)}, ELBO ${number(reconstruction - kl, 1)}.`, quietly);
     }
 
     function drawMap() {
@@ -138,7 +128,7 @@
       map.still(() => {
         for (let n = 0; n < tiles.rows; n++) {
           const [x, y] = map.place(...tiles.row(n));
-          picture(map, mosaic.row(n), [x - size / 2, y - size / 2], size, 0.4);
+          map.picture(mosaic.row(n), [x - size / 2, y - size / 2], size, { alpha: 0.4 });
         }
       });
       map.axes();
@@ -161,10 +151,8 @@
       const column = sheet.width / 3, rise = sheet.height / 3, size = Math.min(0.74 * column, rise - 22);
       const show = (values, i, name, colour) => {
         const left = (i % 3) * column + (column - size) / 2, top = Math.floor(i / 3) * rise + 18;
-        picture(sheet, values, [left, top], size);
-        const edge = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]].map(([a, b]) =>
-          [left + a * size, top + b * size]);
-        sheet.line(edge, { colour: "frame", width: 1 });
+        sheet.picture(values, [left, top], size);
+        sheet.frame([left, top], size, { colour: "frame", width: 1 });
         if (name) sheet.text(name, left + size / 2, top - 9, { align: "center", colour });
       };
       show(state.ink, 0, "yours", "data");
@@ -181,7 +169,7 @@
         pad.line([[at, 0], [at, pad.height]], edge);
         pad.line([[0, at], [pad.width, at]], edge);
       }
-      picture(pad, state.ink, [0, 0], pad.width);
+      pad.picture(state.ink, [0, 0], pad.width);
       if (state.pen) pad.points(Tensor.from([state.pen]), "likelihood", { size: 7, mark: "ring" });
       drawMap();
       drawSheet();

@@ -80,6 +80,27 @@
       c.fillText(words, x, y);
     }
 
+    // A square picture of numbers from 0 to 1, in ink on paper.
+    picture(values, [left, top], size, { alpha = 1, colour = "ink" } = {}) {
+      const side = Math.sqrt(values.length), image = element("canvas", { width: side, height: side });
+      const c = image.getContext("2d"), pixels = new ImageData(side, side);
+      // What is out of range is clamped.
+      values.forEach((value, i) => { pixels.data[4 * i + 3] = 255 * value; });
+      c.putImageData(pixels, 0, 0);
+      c.globalCompositeOperation = "source-in";
+      c.fillStyle = this.colour(colour);
+      c.fillRect(0, 0, side, side);
+      // Pixels that have room stay squares.
+      Object.assign(this.context, { globalAlpha: alpha, imageSmoothingEnabled: size < 2 * side });
+      this.context.drawImage(image, left, top, size, size);
+      Object.assign(this.context, { globalAlpha: 1, imageSmoothingEnabled: true });
+    }
+
+    frame([left, top], size, look) {
+      this.line([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]].map(([a, b]) =>
+        [left + a * size, top + b * size]), look);
+    }
+
     line(points, look) {
       this.paths([points], look);
     }
@@ -114,20 +135,32 @@
       return [this.width / 2 + x * half, this.height / 2 - y * half];
     }
 
-    axes() {
+    ticks() {
       const step = [2, 4, 8].find((each) => this.extent <= 3.5 * each) || 16;
-      for (let tick = -step * 4; tick <= step * 4; tick += step) {
-        if (Math.abs(tick) > this.extent) continue;
+      return Array.from({ length: 9 }, (_, i) => (i - 4) * step)
+        .filter((tick) => Math.abs(tick) <= this.extent);
+    }
+
+    axes() {
+      for (const tick of this.ticks()) {
         const [x, y] = this.place(tick, tick), edge = { colour: "frame", width: tick ? 0.5 : 1 };
         this.line([[x, 0], [x, this.height]], edge);
         this.line([[0, y], [this.width, y]], edge);
+      }
+    }
+
+    // Last, so that nothing lies on the numbers.
+    numbers() {
+      for (const tick of this.ticks()) {
         if (!tick || Math.abs(tick) > 0.85 * this.extent) continue;
+        const [x, y] = this.place(tick, tick);
         this.text(number(tick, 0), x, this.height - 9, { colour: "quiet", align: "center" });
         this.text(number(tick, 0), 5, y, { colour: "quiet" });
       }
     }
 
     names() {
+      this.numbers();
       this.text(`${this.name}₁`, this.width - 6, this.height - 9, { align: "right" });
       this.text(`${this.name}₂`, 5, 10);
     }
@@ -289,7 +322,7 @@
   class Chart extends Figure {
     // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
     // would flatten all the rest.
-    draw({ title, lines, last, level, across = "training steps", skip = 0.08 }) {
+    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08 }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
       const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
@@ -297,6 +330,8 @@
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
       if (high - low < 1) [low, high] = [(low + high - 1) / 2, (low + high + 1) / 2];
+      // A distance is never negative.
+      if (least !== undefined) [low, high] = [least, Math.max(high, least + 1)];
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
@@ -313,7 +348,6 @@
       this.text(title, 4, 10, { bold: true });
       if (level) {
         this.line([[left, y(level.y)], [right, y(level.y)]], { dash: [2, 3], width: 1.2 });
-        this.text(level.label, left + 4, y(level.y) - 9);
       }
       const ends = [];
       for (const { points, colour, dash, label } of lines) {
@@ -327,7 +361,8 @@
         const [a, b] = points.at(-1);
         ends.push({ x: x(a) + 5, y: Math.min(bottom, Math.max(top, y(b))), label, colour });
       }
-      // Labels at the ends of the lines, moved apart.
+      // Words last, so that no line crosses them. Those at the ends of lines are moved apart.
+      if (level) this.text(level.label, left + 4, y(level.y) - 9);
       ends.sort((a, b) => a.y - b.y);
       ends.forEach((end, i) => {
         if (i) end.y = Math.max(end.y, ends[i - 1].y + 13);

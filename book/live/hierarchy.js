@@ -127,11 +127,11 @@
       draw();
     }
 
-    function tell() {
+    function tell(quietly) {
       const [z2, z1] = state.z.map((v) => number(v, 1)), { blades, most } = state.drawn.spread;
       const held = state.hold === "top" ? `z₂ held at ${z2} and z₁ drawn` : `z₁ held at ${z1} and z₂ drawn`;
       say(`With ${held}, the points lie in ${blades} of the five blades, ${Math.round(100 * most)} % of `
-        + "them in one.");
+        + "them in one.", quietly);
     }
 
     function draw() {
@@ -153,7 +153,10 @@
       points.spot(x, "ink");
     }
 
-    const later = oncePerFrame(update);
+    const later = oncePerFrame(() => {
+      update();
+      tell(true);
+    });
     const move = (z, kind) => {
       if (kind !== "release") state.z = z;
       if (kind === "press") later();

@@ -309,7 +309,7 @@
       this.bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Training" },
         this.go, this.one,
         button("Reset", () => this.apply(this.settings, "Reset: as at step 0."), "reset"),
-        button("New noise", () =>
+        button("New data and noise", () =>
           this.apply({ ...this.settings, seed: this.settings.seed + 1 },
             "New data, weights and noise."), "noise"),
         element("label", {}, "data ", this.choice), this.wipe,

@@ -116,6 +116,7 @@
         plane.axes();
         drawGrid(plane, between(grids[i], state.depth));
         plane.points(between(state.clouds[i], state.depth).x, "data", { size: 1.5, alpha: 0.75 });
+        plane.numbers();
       });
     }
 

@@ -71,7 +71,12 @@
     const root = document.getElementById(`live-${figure}`);
     if (!root) return;
     const status = element("p", { class: "lab-status", role: "status", "aria-live": "polite" });
-    const made = make((words) => { status.textContent = words; });
+    // Quietly while something is dragged: a screen reader would hear every frame.
+    const made = make((words, quietly = false) => {
+      if (quietly && words === status.textContent) return;
+      status.setAttribute("aria-live", quietly ? "off" : "polite");
+      status.textContent = words;
+    });
     root.replaceChildren(...made.nodes, status,
       element("p", { class: "live-weights" }, made.about || provenance(figure)));
     new MutationObserver(made.draw).observe(

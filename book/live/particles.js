@@ -166,12 +166,12 @@
       draw();
     }
 
-    function tell() {
+    function tell(quietly) {
       const { steps, solver, time, own, logP } = state, { off } = measures(solver);
       const [a, b] = own.at(-1).data, name = solver === "rk4" ? "Runge–Kutta" : "plain";
       say(`Time ${number(time)}. With ${steps} ${name} step${steps === 1 ? "" : "s"} the particles end `
         + `${number(off)} from where they should, and the marked one at (${number(a, 1)}, `
-        + `${number(b, 1)}), where log p(z) is ${number(logP)} nats.`);
+        + `${number(b, 1)}), where log p(z) is ${number(logP)} nats.`, quietly);
     }
 
     function draw() {
@@ -241,7 +241,7 @@
     onDrag(cloud, (x, y, kind) => {
       if (kind !== "release") state.start = [x, y];
       update();
-      if (kind !== "press") tell();
+      tell(kind === "press");
     });
     const when = slider("time t", { min: 0, max: 1, step: 0.01, value: OPENING.time,
       words: (t) => number(t) }, (time) => {

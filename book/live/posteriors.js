@@ -72,7 +72,7 @@
       return { values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
     });
     const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats", "KL to the true posterior", "ELBO", "log p(x)"]
+      element("thead", {}, element("tr", {}, ...["nats", "KL(q ‖ p(z | x))", "ELBO", "log p(x)"]
         .map((words) => element("th", { scope: "col" }, words)))),
       element("tbody", {}, ...cells.map(({ row }) => row)));
 
@@ -95,17 +95,17 @@
         .forEach((value, c) => { values[c].textContent = number(value); }));
       planes.forEach(({ heading }, i) => {
         const whose = !i && state.hand ? "Gaussian, moved" : ["Gaussian", "flow"][i];
-        heading.textContent = `${whose}: KL ${number(kl[i])}`;
+        heading.textContent = `${whose}: KL(q ‖ p(z | x)) = ${number(kl[i])}`;
       });
       draw();
-      if (atRest) tell();
+      tell(!atRest);
     }
 
-    function tell() {
+    function tell(quietly) {
       const { kl, logEvidence } = state.shown, [a, b] = state.x.map((v) => number(v, 1));
       const whose = state.hand ? "the Gaussian with its mean moved by hand" : "the Gaussian";
-      say(`At x = (${a}, ${b}), where log p(x) is ${number(logEvidence)} nats, ${whose} has a KL of `
-        + `${number(kl[0])} nats to the true posterior and the flow one of ${number(kl[1])}.`);
+      say(`At x = (${a}, ${b}), where log p(x) is ${number(logEvidence)} nats, KL(q ‖ p(z | x)) is `
+        + `${number(kl[0])} for ${whose} and ${number(kl[1])} for the flow.`, quietly);
     }
 
     function draw() {

@@ -74,13 +74,13 @@
       draw();
     }
 
-    function tell() {
+    function tell(quietly) {
       const [a, b] = inputs.row(state.chosen), [c, d] = state.own.loc.data;
       const away = Math.max(...inputs.data.map((v, i) => Math.abs(v - learned[i]))) > 1e-9;
       const trainedTo = away ? `, ${number(state.asTrained[1])} as trained` : "";
       say(`Pseudo-input ${state.chosen + 1} of ${COUNT} is at x = (${number(a, 1)}, ${number(b, 1)}), and `
         + `its component at z = (${number(c, 1)}, ${number(d, 1)}). ELBO ${number(state.now[1])} nats`
-        + `${trainedTo}.`);
+        + `${trainedTo}.`, quietly);
     }
 
     function draw() {
@@ -105,7 +105,10 @@
       latents.names();
     }
 
-    const later = oncePerFrame(update);
+    const later = oncePerFrame(() => {
+      update();
+      tell(true);
+    });
     onDrag(points, (x, y, kind) => {
       if (kind === "release") {
         state.held = false;
@@ -138,12 +141,12 @@
       (value) => change({ samples: value }));
     const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Pseudo-inputs" },
       button("Next pseudo-input", () => change({ chosen: (state.chosen + 1) % COUNT })),
-      button("Put it back", () => {
+      button("Put this pseudo-input back", () => {
         inputs.row(state.chosen).set(learned.slice(2 * state.chosen, 2 * state.chosen + 2));
         change({});
       }),
       samples.node,
-      button("New noise", () => change({ seed: state.seed + 1 })),
+      button("New data and noise", () => change({ seed: state.seed + 1 })),
       button("Reset", () => {
         inputs.data.set(learned);
         samples.select.value = "whole";

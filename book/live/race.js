@@ -25,7 +25,7 @@
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "validation, nats"),
         element("th", { scope: "col" }, "ELBO"))),
       element("tbody", {}, ...lanes.map(({ row }) => row),
-        element("tr", {}, element("th", { scope: "row" }, "best possible"), best)));
+        element("tr", {}, element("th", { scope: "row" }, "best possible: the ring's own log p(x)"), best)));
 
     // Data alone: nothing is built or trained before the reader asks for it.
     function reset() {
@@ -39,6 +39,7 @@
       };
       lanes.forEach((lane) => {
         lane.seen = null;
+        lane.planes[0].extent = 3.4;
         lane.elbo.textContent = "–";
       });
       best.textContent = number(mean(DENSITIES.rings().logProb(validation)).data[0]);
@@ -60,7 +61,8 @@
         const [latents] = lane.planes, z = p.sample(noise.prior, noise.choice);
         const codes = vae.posterior.forward(data.validation.part(0, SHOWN)).sample(noise.codes);
         const far = Array.from(codes.data, Math.abs).sort((a, b) => a - b);
-        latents.extent = Math.max(3.4, 1.15 * far[Math.floor(0.99 * far.length)]);
+        // It only widens: a plane that follows each spread would tremble.
+        latents.extent = Math.max(latents.extent, 1.15 * far[Math.floor(0.99 * far.length)]);
         lane.seen = {
           codes, extent: latents.extent, density: p.logProb(latents.grid(SQUARES)).data,
           samples: vae.likelihood.forward(z).sample(noise.x),
@@ -116,13 +118,11 @@
       }
       if (now > next) {
         look();
+        say(`Training. ${summary()}`, now < said);
+        if (now >= said) said = now + 5000;
         // Training has two thirds of the time, however slow the machine.
         const took = performance.now() - now;
         next = now + took + Math.max(2 * took, calm() ? BETWEEN_CALM : BETWEEN);
-      }
-      if (now > said) {
-        say(`Training. ${summary()}`);
-        said = now + 5000;
       }
       requestAnimationFrame(() => frame(next, said));
     }
@@ -141,7 +141,7 @@
     });
     const opening = "Press the button: two models train on the ring, with the same noise.";
     const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Training" }, go,
-      button("New noise", () => {
+      button("New data and noise", () => {
         state.seed += 1;
         reset();
         say("New data, weights and noise.");

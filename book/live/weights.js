@@ -8,22 +8,26 @@
     return bits >> 15 ? -size : size;
   };
 
-  // A function that fills a module with the weights of that name, and returns it.
+  // A function that fills a module with the weights of that name, and returns it. A weight has 16
+  // bits; where `bytes` is told it has 8, whole steps of a size that stands before each parameter.
   function trained(figure) {
-    const { parts, data } = FlowVAE.weights[figure], bytes = atob(data), starts = {};
-    let count = 0;
-    for (const [name, part] of Object.entries(parts)) {
-      starts[name] = count;
-      count += part.count;
+    const { parts, data } = FlowVAE.weights[figure], text = atob(data), starts = {};
+    let end = 0;
+    for (const [name, { count, bytes = 2 * count }] of Object.entries(parts)) {
+      starts[name] = end;
+      end += bytes;
     }
-    const number = (i) => half(bytes.charCodeAt(2 * i) | (bytes.charCodeAt(2 * i + 1) << 8));
+    const number = (i) => half(text.charCodeAt(i) | (text.charCodeAt(i + 1) << 8));
+    const whole = (i) => (text.charCodeAt(i) << 24) >> 24;
     return (name, module) => {
-      const { count, orders } = parts[name];
+      const { count, bytes, orders } = parts[name];
       const wanted = module.parameters.reduce((sum, { data }) => sum + data.length, 0);
       if (count !== wanted) throw new Error(`${name} has ${count} weights, not ${wanted}`);
       let i = starts[name];
       for (const parameter of module.parameters) {
-        for (let j = 0; j < parameter.data.length; j++) parameter.data[j] = number(i++);
+        const step = bytes ? number(i) : 1, size = bytes ? 1 : 2, read = bytes ? whole : number;
+        if (bytes) i += 2;
+        for (let j = 0; j < parameter.data.length; j++, i += size) parameter.data[j] = step * read(i);
         // Nothing here learns, and a gradient would be a cost.
         parameter.grad = null;
       }

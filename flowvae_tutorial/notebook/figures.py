@@ -9,20 +9,20 @@ from ..errors import InputError
 # In the order in which they need each other; a figure's weights and its own script come last.
 SHARED = (
     "tensor random networks distributions splines flows vae refinement data models training "
-    "weights figure panel"
+    "weights figure panel way"
 ).split()
 
 
 def live_figure(name: str) -> HTML:
     """The live figure of that name, as on the book's page, in Jupyter and in Colab.
 
-    Everything stands in one piece of HTML, scripts and weights and all: about 100 kB, which the
+    Everything stands in one piece of HTML, scripts and weights and all: 100 to 250 kB, which the
     notebook stores with the cell's output. Show a figure once in a notebook.
 
     Args:
-        name: "race" (front page), "bound" and "digits" (chapter 1), "pseudo" (2),
-            "hierarchy" (3), "layers" (4), "posteriors" (5), "walk" (6), "levels" (7) or
-            "particles" (8).
+        name: "race" (front page), "bound" and "digits" (chapter 1), "pseudo" and "pixels" (2),
+            "hierarchy" (3), "layers" (4), "posteriors" (5), "walk" and "mnist" (6), "levels" (7)
+            or "particles" (8).
 
     Raises:
         InputError: there is no such figure.

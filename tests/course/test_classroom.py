@@ -351,7 +351,9 @@ def test_a_pack_is_complete(who: str) -> None:
     files = pack(who)
     assert {chapter.name for chapter in CHAPTERS} < set(files)
     assert dead_links(files) == []
-    lives = "bound digits hierarchy layers levels particles posteriors pseudo race walk"
+    lives = (
+        "bound digits hierarchy layers levels mnist particles pixels posteriors pseudo race walk"
+    )
     for live in lives.split():
         assert files[f"figures/live-{live}.png"] == (DRAWN / f"live-{live}.png").read_bytes()
     for number, chapter in enumerate(CHAPTERS):

@@ -85,7 +85,7 @@ def test_two_models_of_the_same_settings_are_the_same(browser: Browser) -> None:
         first, second = page.evaluate("FlowVAE.lab.models.map(m => m.training.history)")
         assert first == second
         assert len({point["elbo"] for point in first}) == 4
-        page.get_by_role("button", name="New noise").click()
+        page.get_by_role("button", name="New data and noise").click()
         assert settings(page)["seed"] == 1
         assert page.evaluate("FlowVAE.lab.models[0].training.history[0]") != first[0]
 
