@@ -61,8 +61,7 @@
   }
 
   // A button that takes a step a frame until it is pressed again; where motion is not wanted, all at
-  // once. `tell(true)` is called on the way, `tell()`
-  // when it rests.
+  // once. `tell(true)` is called on the way, `tell()` when it rests.
   function runButton(step, draw, tell) {
     let running = false;
     const show = (now) => {
