@@ -526,7 +526,8 @@ def report(
 
     Example: python -m flowvae_tutorial report --results results
     """
-    records = _records_in(results or book_results(), data and Path(data).stem)
+    name = Path(data).stem if data and is_file(data) else data
+    records = _records_in(results or book_results(), name)
     if models is not None:
         names = [name.strip() for name in models.split(",")]
         there = {record["model"] for record in records}

@@ -287,6 +287,7 @@ def senseless_lines(draw: st.DrawFn) -> tuple[list[str], str]:
 @examples(150)
 @given(which=senseless_lines())
 @example(which=(["reproduce", *SMALL["reproduce"].split(), "--betas", "1,1.1e+30"], "--betas"))
+@example(which=(["report", "--results", "results", "--data", "d.igits"], "--data"))
 def test_a_value_that_makes_no_sense_is_named_and_nothing_done(
     folder: Path, which: tuple[list[str], str]
 ) -> None:
