@@ -57,7 +57,12 @@ def test_what_chapter_8_says_is_in_the_records() -> None:
     assert round(held[0] - held[1]) == 12
     bound = [of_runs(beta, lambda run: run["elbo"]) for beta in latent.BETAS]
     assert round(bound[1] - bound[0]) == 12
-    # Few steps are worse than none.
+    floor = mean(1.0, lambda run: run["training_pictures"])
+    assert round(1000 * floor, 1) == -1.9
+    # Few steps are worse than none, for each of the five.
+    for run in FOUND:
+        if run["beta"] == 1:
+            assert min(run["steps"]["4"], run["steps"]["8"]) > apart("standard_normal")(run)
     steps = {n: mean(1.0, lambda run, n=n: run["steps"][str(n)]) for n in latent.STEPS}
     assert steps[8] > full["standard_normal"] > steps[16]
     falls = [steps[n] / steps[2 * n] for n in latent.STEPS[:-1]]

@@ -170,6 +170,12 @@ def test_what_section_5_12_says_of_cures_is_in_their_record() -> None:
     assert f"from {min(left):.2f} to {max(left):.2f} by seed" in text
     medians = differences(by_seed("ascent 10", "median_test"), by_seed("private", "median_test"))
     assert max(medians) < 0.02
+    [text] = [cell for cell in solutions.cells(5).values() if "**Not all of it.**" in cell]
+    spans = [
+        f"{min(found):.2f} to {max(found):.2f}"
+        for found in (by_seed(cure, "median_test") for cure in ("ascent 10", "private"))
+    ]
+    assert f"misses {spans[0]} nats by seed, and {spans[1]} with a private Gaussian" in text
 
 
 def test_what_the_page_says_of_schedules_is_in_the_record() -> None:

@@ -268,3 +268,11 @@ def test_the_models_by_name_have_the_flow_that_is_cheap_where_it_is_asked() -> N
     assert isinstance(prior, AutoregressiveFlow) and prior.kind == "masked"
     assert isinstance(posterior, FlowPosterior) and posterior.flow.kind == "inverse"
     assert (prior.context, posterior.flow.context) == (0, 16)
+
+
+def test_the_numbers_that_chapter_4_counts_are_those_of_the_model() -> None:
+    prior = build("maf-prior", load("digits")).prior
+    masks = [buffer for name, buffer in prior.named_buffers() if "mask" in name]
+    held = sum(parameter.numel() for parameter in prior.parameters())
+    at_work = held - sum(int((mask == 0).sum()) for mask in masks)
+    assert (round(held, -3), round(at_work, -3)) == (44_000, 23_000)
