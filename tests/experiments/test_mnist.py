@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,30 @@ def test_a_second_stage_holds_the_weights_of_the_first_of_its_seed(
         )
         assert all(torch.equal(second[name], value) for name, value in first.items())
         assert any(value.abs().sum() for name, value in second.items() if "last" in name)
+
+
+@pytest.mark.skipif(mnist.PRODUCTS is None, reason="this torch cannot be told")
+def test_products_in_bfloat16_are_the_training_s_alone_and_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def watch(name: str) -> None:
+        done: Callable[..., Any] = getattr(mnist, name)
+
+        def watched(*given: Any, **settings: Any) -> Any:
+            seen[name] = mnist.PRODUCTS.fp32_precision
+            return done(*given, **settings)
+
+        monkeypatch.setattr(mnist, name, watched)
+
+    watch("fit")
+    watch("make_record")
+    before = mnist.PRODUCTS.fp32_precision
+    mnist.main(["static-mnist", "gaussian", "--bf16"])
+    assert seen == {"fit": "bf16", "make_record": before}
+    [record] = read_records(tmp_path / "results" / "mnist")
+    assert record["settings"]["products"] == "bfloat16"
 
 
 def test_other_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
