@@ -1,18 +1,15 @@
 r"""Text of a chapter as Jupyter, Colab and nbgrader draw it, which know Markdown and TeX alone.
 
-The book's chapters keep what is MyST's to three things. An equation's number is its own `\tag`, a
-figure's stands in its caption and a link's in its words, so nothing is lost with the names of
-places, which only the web book's links need.
+Of what is MyST's the book's chapters have one thing: links to a place on their own page. What such a
+link leads to has its number in the link's words, so nothing is lost with the rest.
 """
 
 import re
 
 WORDS = r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]"
 INSIDE = re.compile(WORDS + r"\(#[^)]*\)")
-LABEL = re.compile(r"^(.*\$\$) *\(eq-[\w-]+\)", re.MULTILINE)
-TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
 
 
 def plain(source: str) -> str:
-    """The text without names of equations and sections, and of a link to one its words."""
-    return INSIDE.sub(r"\1", LABEL.sub(r"\1", TARGET.sub("", source)))
+    """The text, and of a link to a place on the page its words."""
+    return INSIDE.sub(r"\1", source)

@@ -49,8 +49,8 @@ from flowvae_tutorial.autoregressive import InverseAutoregressive, MaskedNetwork
 from flowvae_tutorial.transforms import rational_quadratic_spline
 
 BOOK = Path(__file__).parents[2] / "book"
-LABEL = re.compile(r"\$\$\s*\((eq-[a-z0-9-]+)\)")
-TAGGED = re.compile(r"\\tag\{([\d.]+)\}(?:(?!\$\$).)*\$\$\s*\((eq-[a-z0-9-]+)\)", re.DOTALL)
+LABEL = re.compile(r"% (eq-[a-z0-9-]+)\n\$\$$", re.MULTILINE)
+TAGGED = re.compile(r"\\tag\{([\d.]+)\} % (eq-[a-z0-9-]+)\n\$\$$", re.MULTILINE)
 POINTER = re.compile(r"\[\((\d\.\d+)\)\]\(([^)#]*)(?:#(eq-[a-z0-9-]+))?\)")
 
 
