@@ -3,8 +3,9 @@
 With the tag `slide` a cell begins a slide, with `fragment` it adds a step to it, with `notes` it is
 read by the speaker. With `slide` and `fragment` its lines, rows, items or what it prints come in
 steps. `output` leaves out the code. Behind a cell with `ask-Q1.3` or `ask-1.1` that question or
-exercise is put, and one with `session-4` is in that session's deck too. A deck is one HTML file,
-which fetches nothing.
+exercise is put, and one with `session-4` is in that session's deck too. What the speaker says and
+asks can stand in the metadata of a slide's cell: `speaker`, a text for each slide that it makes.
+Captions and `notes` are left out there. A deck is one HTML file, which fetches nothing.
 """
 
 import argparse
@@ -59,6 +60,8 @@ class Slide(NamedTuple):
     """The number of its section, by which the syllabus calls it; empty if it has none."""
     parts: list[Part]
     notes: list[str]
+    told: str = ""
+    """What the speaker says and asks; where it is empty, captions and notes of the chapter."""
 
     def html(self) -> str:
         # Print does not break its lines, so it needs the whole width.
@@ -68,7 +71,7 @@ class Slide(NamedTuple):
             f'<div class="part{" picture" if part.beside else ""}">{part.html}</div>'
             for part in self.parts
         ]
-        notes = "".join([*self.notes, *(part.notes for part in self.parts)])
+        notes = self.told or "".join([*self.notes, *(part.notes for part in self.parts)])
         return (
             f'<section data-section="{self.section}"><div class="page"><h2>{self.title}</h2>'
             f'<div class="body{" beside" if beside else ""}">{"".join(parts)}</div></div>'
@@ -168,7 +171,12 @@ def slides_of(notebook: NotebookNode, session: int, own: bool = True) -> list[Sl
             number, caption = captioned(notebook.cells, position)
             parts = parts_of(cell, number)
             if "slide" in marks:
-                found += [Slide(title, section, page, []) for page in pages(parts)]
+                made = pages(parts)
+                texts = cell.metadata.get("speaker") or [""] * len(made)
+                found += [
+                    Slide(title, section, page, [], render(text))
+                    for page, text in zip(made, texts, strict=True)
+                ]
             else:
                 found[-1].parts.extend(map(stepped, parts))
             found[-1].notes.append(caption)

@@ -130,6 +130,24 @@ def check_gaussian_log_density(answer: Answer, seed: int) -> None:
                 "own.",
             ),
             (each.sum(-1).exp(), "This is the density; its logarithm is asked for."),
+            (
+                (-0.5 * (z - loc) / log_scale.exp()).sum(-1) - width - constant,
+                "The distance from the mean is not squared.",
+            ),
+            (
+                _gaussian(z, torch.zeros_like(loc), log_scale).sum(-1),
+                "The mean is missing: your Gaussian lies around 0.",
+            ),
+            (
+                _gaussian(z, loc, torch.zeros_like(loc)).sum(-1),
+                "The width is missing: your Gaussian has σ = 1 everywhere.",
+            ),
+            (each.prod(-1), "You multiplied logarithms. It is the densities that multiply."),
+            (
+                squares + width / 2 + constant,
+                "One bracket too many: −½ stands before the square alone, and log σ and the "
+                "constant are subtracted from that.",
+            ),
         ],
     )
 
@@ -175,6 +193,15 @@ def check_log_mean_exp(answer: Answer, seed: int) -> None:
             (
                 total - size - a.max(0).values,
                 "The maximum was subtracted and not added again at the end.",
+            ),
+            (
+                total - math.log(18),
+                "You divided by the number of all entries. A column has S of its own.",
+            ),
+            (total - 6, "You subtracted S. What stands there is its logarithm."),
+            (
+                a.amax(0) + (total - size - a.amax(0)).exp(),
+                "The last logarithm is missing: a mean of exponentials is added to a logarithm.",
             ),
         ],
     )
@@ -223,6 +250,8 @@ def check_mixture_log_density(answer: Answer, seed: int) -> None:
     z, logits, loc, log_scale = (
         torch.randn(shape, generator=random) for shape in [(5, 2), (4,), (4, 2), (4, 2)]
     )
+    # Some below zero, as no probabilities are.
+    logits = logits - logits.mean()
     weights = logits.log_softmax(0)
     each = _gaussian(z[:, None], loc, log_scale)
     whole = each.sum(-1)
@@ -285,6 +314,28 @@ def check_mixture_log_density(answer: Answer, seed: int) -> None:
                 "You divided by K as well. The weights sum to one already.",
             ),
             (-target, "The sign is turned: near a component's mean the density is higher."),
+            (
+                (weights + whole).sum(-1),
+                "You added logarithms of the components. In a mixture their densities add up.",
+            ),
+            (
+                (weights + whole).mean(-1),
+                "You took a mean of the components' logarithms. Their densities are averaged.",
+            ),
+            (
+                (weights + each.logsumexp(-1)).logsumexp(-1),
+                "Inside of a component you added the densities of the coordinates. Those of "
+                "independent numbers multiply.",
+            ),
+            (
+                (weights * whole).logsumexp(-1),
+                "You multiplied two logarithms. Where densities and weights multiply, they add.",
+            ),
+            (
+                _gaussian(z, weights.exp() @ loc, weights.exp() @ log_scale).sum(-1),
+                "You averaged means and widths, and that gives one Gaussian. A mixture averages "
+                "densities.",
+            ),
             (target.exp(), "This is the density; its logarithm is asked for."),
         ],
     )

@@ -82,6 +82,36 @@ def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> 
                 (log_scale + 0.5 * (1 + mean**2) / variance - 0.5).sum(-1),
                 "This is the divergence from N(0, I) to q. The other way round, please.",
             ),
+            (
+                target - (mean**2).sum(-1),
+                "The square of the mean has the wrong sign: a q far from the origin is dear.",
+            ),
+            (
+                target - 0.5 * variance.sum(-1),
+                "σ² is missing: without it the widest q would be the cheapest.",
+            ),
+            (target + 3, "The 1 is subtracted, and you added it."),
+            (
+                0.5 * (mean**2 + log_scale**2 - 1 - 2 * log_scale).sum(-1),
+                "You squared log σ. It is σ that is squared.",
+            ),
+            (
+                target - log_scale.sum(-1),
+                "The ½ stands before the logarithm, too: before log σ², and yours is before the "
+                "rest alone.",
+            ),
+            (
+                target + 0.5 * (variance - 1 - 2 * log_scale).sum(-1),
+                "The ½ stands before the square of the mean alone. It is there for the whole sum.",
+            ),
+            (
+                target + 0.5 * mean.sum(-1) ** 2 - 0.5 * (mean**2).sum(-1),
+                "You summed the means and squared then. Each is squared first.",
+            ),
+            (
+                (0.5 * mean**2 - log_scale).sum(-1),
+                "That is the log-ratio at the mean of q. The divergence averages it over q.",
+            ),
         ],
     )
 
@@ -95,9 +125,10 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
         seed: which numbers it is tried on.
     """
     log_likelihood, log_q, log_prior = (
-        numbers(4, 3, seed=10 * seed + k) - 2 * k for k in (1, 2, 3)
+        numbers(4, 3, seed=10 * seed + k) - shift
+        # So that some log-likelihoods are positive and some of the sampled KL terms negative.
+        for k, shift in ((1, 0), (2, 4), (3, 4.5))
     )
-    log_prior = log_prior + 1.5  # so that some of the sampled KL terms are negative
     ratio = log_q - log_prior
     elbo = log_likelihood - ratio
     asked = [each.clone().requires_grad_() for each in (log_likelihood, log_q, log_prior)]
@@ -151,6 +182,22 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
                 "better, not give a larger one.",
             ),
             (-log_likelihood.mean(), "The KL term is missing."),
+            (ratio.mean(), "This is the KL term alone. How well is x described?"),
+            (
+                (log_likelihood.abs() + ratio).mean(),
+                "You took log p(x | z) without its sign. The log of a density may be positive.",
+            ),
+            (
+                -(log_likelihood - ratio / 2).mean(),
+                "The KL term has a ½ before it. It enters whole.",
+            ),
+            (-(log_likelihood - 2 * ratio).mean(), "The KL term is counted twice."),
+            (
+                -(log_likelihood - log_q.exp() * ratio).mean(),
+                "You weighted the log-ratio by q. The samples were drawn from q, so each counts "
+                "alike.",
+            ),
+            (-elbo.mean() / 2, "The loss is half as large as it should be."),
             (-(log_likelihood - log_q).mean(), "The prior is missing from the KL term."),
             (-(log_likelihood + log_prior).mean(), "The posterior is missing from the KL term."),
             (
@@ -209,6 +256,23 @@ def check_log_marginal(answer: Callable[[Tensor], Tensor], seed: int) -> None:
                 "You divided by all S·N weights. Each picture has S of its own.",
             ),
             (-target, "The sign is turned: a log-likelihood is asked for, not an NLL."),
+            (
+                target + 2 * math.log(5),
+                "Dividing by S makes the result smaller: look at the sign of log S.",
+            ),
+            (
+                log_weights.logsumexp(0) - 5,
+                "You subtracted S. What stands there is its logarithm.",
+            ),
+            (log_weights.amax(0), "This is the largest weight alone. The others add to it."),
+            (
+                target - log_weights.amax(0),
+                "The maximum was subtracted and not added again at the end.",
+            ),
+            (
+                log_weights.amax(0) + (target - log_weights.amax(0)).exp(),
+                "The last logarithm is missing: a mean of exponentials is added to a logarithm.",
+            ),
         ],
     )
     # One picture is far more probable than the others: one maximum for all of them will not do.

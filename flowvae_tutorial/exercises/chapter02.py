@@ -20,6 +20,7 @@ def check_mutual_information(answer: Callable[[Tensor], Tensor], seed: int) -> N
     """
     random = torch.Generator().manual_seed(seed)
     log_q = torch.randn(6, 6, dtype=torch.float64, generator=random) - 2 + 3 * torch.eye(6)
+    log_q[0, 0] -= 6  # the likeliest picture is not always the one that a code came from
     own, mixture = log_q.diagonal(), log_q.logsumexp(1) - math.log(6)
     others = log_q.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf).logsumexp(1)
     target = (own - mixture).mean()
@@ -72,6 +73,23 @@ def check_mutual_information(answer: Callable[[Tensor], Tensor], seed: int) -> N
             (
                 (log_q - mixture[:, None]).mean(),
                 "You averaged over all pairs. Code n was drawn from the posterior of picture n.",
+            ),
+            (
+                target - math.log(6) + 6,
+                "You added N. What stands there is its logarithm.",
+            ),
+            (
+                own.mean() - log_q.logsumexp((0, 1)) + math.log(36),
+                "You took one number for the mixture. Each code has a density of its own under it.",
+            ),
+            (
+                (own - mixture).exp().mean(),
+                "You averaged ratios of densities. Their logarithms are averaged.",
+            ),
+            (
+                (log_q.amax(1) - mixture).mean(),
+                "You took the largest in each row. The picture that a code was drawn from is "
+                "known.",
             ),
         ],
     )

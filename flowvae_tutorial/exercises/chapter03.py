@@ -111,6 +111,10 @@ def check_chain_log_prob(
                 "You added the densities, as for a mixture. In a chain they multiply.",
             ),
             ((above + below).exp(), "This is the density; its logarithm is asked for."),
+            (
+                above + conditional(back).log_prob(front),
+                "The conditional was asked about z₂ given z₁. It is the other way round.",
+            ),
         ],
     )
     z, top, conditional = _levels(1, 3, seed)
@@ -227,6 +231,27 @@ def _kl_mistakes(q: Chain, p: Chain) -> tuple[Tensor, list[tuple[Tensor, str]]]:
             torch.stack(q.log_prob_parts(z)).mean(1),
             "The prior is missing from both levels.",
         ),
+        (
+            torch.stack([target[0], target[0]]),
+            "Your second row is the top level again. Which density has z₁?",
+        ),
+        (
+            torch.stack([target[0], -target[1]]),
+            "In the lower level the sign is turned: q comes first there, too.",
+        ),
+        (
+            torch.stack([-target[0], target[1]]),
+            "In the top level the sign is turned: q comes first there, too.",
+        ),
+        (
+            (torch.stack(q.log_prob_parts(z)) - torch.stack(p.log_prob_parts(from_p))).mean(1),
+            "You asked p about samples of its own. Both densities are asked about one z, from q.",
+        ),
+        (
+            (torch.stack(q.log_prob_parts(z)).exp() * ratios).mean(1),
+            "You weighted the log-ratios by q. The samples were drawn from q, so each counts "
+            "alike.",
+        ),
     ]
 
 
@@ -309,6 +334,8 @@ def check_ancestral(
         raise Hint("Some of your samples are not finite.")
     if _near(value[2:], _moments([], [0.49, 1.49], 0)):
         raise Hint("Every sample has the same z₂. Draw one for each.")
+    if _near(value[2:], _moments([], [0.49, 0.49], 0)):
+        raise Hint("All samples have the same latents, and only the noise differs. Draw n of them.")
     _refuse_estimate(
         value,
         _moments([m, 2 * m], [1.49, 5.49], 2),
@@ -325,6 +352,10 @@ def check_ancestral(
                 _moments([m, 2 * m], [1.49, 5.49], 0),
                 "z₁ and z₂ are independent in your samples. The decoder must get the same z₂ that "
                 "z₁ was drawn for.",
+            ),
+            (
+                _moments([m, 2 * m], [1.49, 1.49], 0),
+                "Your z₁ was drawn at the mean of p(z₂). It depends on the z₂ of its own sample.",
             ),
             (
                 _moments([m, 0], [1.49, 1.49], 0),

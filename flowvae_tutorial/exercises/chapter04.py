@@ -66,6 +66,41 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int
                 (-0.5 * u**2).sum(-1) - s.sum(),
                 "The constant of the Gaussian is missing: one for each dimension.",
             ),
+            (
+                (-0.5 * u**2).sum(-1) - 0.5 * math.log(2 * math.pi) - s.sum(),
+                "The constant is there once for the whole event. Each of the D numbers brings its "
+                "own.",
+            ),
+            (
+                (-0.5 * u**2 - math.log(2 * math.pi)).sum(-1) - s.sum(),
+                "The constant with 2π lacks its ½: it comes from a square root.",
+            ),
+            (base(u) - 0.5 * (u**2).sum(-1) - s.sum(), "The square lacks its factor ½."),
+            (
+                (-0.5 * u - 0.5 * math.log(2 * math.pi)).sum(-1) - s.sum(),
+                "u is not squared in the density.",
+            ),
+            (
+                base((z - m) * (-2 * s).exp()) - 2 * s.sum(),
+                "The variance stands where the standard deviation belongs.",
+            ),
+            (
+                base((z - m) * (-s / 2).exp()) - s.sum() / 2,
+                "You read s as a log-variance. It is the logarithm of the slope.",
+            ),
+            (base(u) - s.sum() / 2, "You have half of the log-determinant."),
+            (
+                base(u) - s.sum().exp(),
+                "You subtracted the determinant. What stands there is its logarithm.",
+            ),
+            (base((z + m) * (-s).exp()) - s.sum(), "You added the shift once more."),
+            (base(z * (-s).exp()) - s.sum(), "The shift is still there."),
+            (base(z - m) - s.sum(), "The shift is undone in u, and the stretch is not."),
+            (base(z), "This is N(0, I) at z: neither the map nor its determinant is in it."),
+            (
+                base(-s * (z - m)) - s.sum(),
+                "You multiplied by −s. The stretch is an exponential.",
+            ),
         ],
     )
 
@@ -136,6 +171,12 @@ def check_invert(
                 torch.cat([a, (b - t) / (2 * s.tanh()).exp()], dim=-1),
                 "You bounded the log-scale, as TinyFlow does. This coupling takes it as it is.",
             ),
+            (z, "Nothing has changed: that is z as it was given."),
+            (torch.cat([a, (t - b) / s.exp()], dim=-1), "You subtracted z from the shift."),
+            (
+                torch.cat([(a - t) / s.exp(), b], dim=-1),
+                "You changed the first two numbers. They are the ones that stay.",
+            ),
         ],
     )
 
@@ -171,11 +212,16 @@ def check_one_by_one(
     zero = torch.zeros_like(z)
     t, s = net(z)
     added, divided, bare, twice = zero, zero, zero, zero
+    unshifted, unstretched, again, later = zero, zero, z, zero
     for _ in range(4):
         (t_a, s_a), (t_d, s_d) = net(added), net(divided)
         (t_b, s_b), (t_w, s_w) = net(bare), net(twice)
         added, divided = (z + t_a) / s_a.exp(), z / s_d.exp() - t_d
         bare, twice = (z - t_b) / s_b, (z - t_w) * s_w.exp()
+        unshifted, unstretched = z / net(unshifted)[1].exp(), z - net(unstretched)[0]
+        (t_a, s_a), (t_l, s_l) = net(again), net(later)
+        again = (again - t_a) / s_a.exp()
+        later = torch.cat([z[:, :1], ((z - t_l) / s_l.exp())[:, 1:]], dim=-1)
     refuse(
         ask(answer, z, net, shape=(6, 4)).double(),
         passes(4, zero),
@@ -183,7 +229,20 @@ def check_one_by_one(
             (t + s.exp() * z, "That is the map itself, at z. Undo it."),
             (passes(1, z), "You asked the network about z. It wants the numbers before the map."),
             (passes(1, zero), "One pass gets the first number right. How many are there?"),
+            (passes(2, zero), "Two passes are missing: each makes one more number right."),
             (passes(3, zero), "One pass is missing: each makes one more number right."),
+            (passes(3, z), "One pass is missing: each makes one more number right."),
+            (
+                again,
+                "You undo the map of what is undone already. z stays as it is; what you know of u "
+                "is what grows.",
+            ),
+            (
+                later,
+                "The first number has a shift and a scale, too: those of no numbers before it.",
+            ),
+            (unshifted, "The shift is still there."),
+            (unstretched, "The shift is undone, and the stretch is not."),
             (added, "You added the shift once more."),
             (divided, "You divided first. The shift came last, so it is undone first."),
             (bare, "The network gives the logarithm of the scale."),

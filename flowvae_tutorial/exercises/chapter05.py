@@ -16,6 +16,7 @@ def _flow(u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """A stretch of the first dimension, and an affine coupling of the rest: z, log|det ∂z/∂u|."""
     u = takes(u, 3, "The flow takes u first, of shape (S, N, D).")
     context = takes(context, 3, "The flow takes the means as its context, of shape (N, D).")
+    u, context = torch.broadcast_tensors(u, context)
     first, rest = u[..., :1], u[..., 1:]
     log_scale = (first + context.sum(-1, keepdim=True)).tanh()
     z = torch.cat([1.5 * first - 0.4, rest * log_scale.exp() + 0.5], dim=-1)
@@ -117,6 +118,37 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor], seed: i
                 "You made a width of log_scale by a softplus. It is a logarithm: what undoes it?",
             ),
             (target.exp(), "This is the density. Its logarithm is asked for."),
+            (
+                log_u - _flow(u, eps)[1],
+                "You gave the flow ε as its context. It is conditioned on the mean.",
+            ),
+            (log_u - _flow(loc.expand_as(u), loc)[1], "You sent the mean through the flow, not u."),
+            (
+                (each - ladj[..., None]).sum(-1),
+                "The log-determinant is subtracted once for each dimension. It is there once.",
+            ),
+            (
+                log_u - ladj.abs().log(),
+                "The flow gives the logarithm of the determinant already: take none of that.",
+            ),
+            (-ladj, "The density of u is missing."),
+            (
+                log_eps - scale.sum(-1) - ladj,
+                "You subtracted σ. What stands there is its logarithm.",
+            ),
+            (
+                Normal(0.0, 1.0).log_prob(z).sum(-1) - ladj,
+                "You asked N(0, I) about z. The Gaussian is that of u.",
+            ),
+            (
+                target + 1.5 * math.log(2 * math.pi),
+                "The constant of the Gaussian is missing: one for each dimension.",
+            ),
+            (
+                target + math.log(2 * math.pi),
+                "The constant is there once for the whole event. Each of the D numbers brings its "
+                "own.",
+            ),
         ],
     )
 
@@ -233,6 +265,24 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
                 "log p(x) is divided by the number of points, and has the area besides.",
             ),
             (evidence, "This is log p(x). The divergence is what the ELBO lacks of it."),
+            (target * area, "The area is counted twice in the last sum."),
+            (
+                (q * (log_q - posterior).abs()).sum(0) * area,
+                "You took the log-ratios without their sign. At a single point one may be "
+                "negative.",
+            ),
+            (
+                (q * (log_q - log_p + evidence.exp())).sum(0) * area,
+                "You subtracted p(x) itself. What stands there is its logarithm.",
+            ),
+            (
+                (q * (log_q - log_p / evidence)).sum(0) * area,
+                "You divided logarithms. Where densities are divided, they are subtracted.",
+            ),
+            (
+                (log_q - posterior).mean(0),
+                "You averaged the log-ratio over the grid. Each point counts by its density q.",
+            ),
         ],
     )
     # The true posterior does not know how improbable x is.
@@ -259,6 +309,7 @@ def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
     share = log_w.softmax(0)
     path = slope * eps
     of_squares = share**2 / (share**2).sum(0)
+    relative = (log_w - log_w.amax(0)).exp()
     value = ask(answer, log_w, slope, eps, shape=(7,)).double()
     if value.isnan().any() or not value.any():
         raise Hint(
@@ -296,6 +347,19 @@ def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
             (
                 ((log_w - log_w.logsumexp(0)) * path).sum(0),
                 "Those are the logarithms of the shares.",
+            ),
+            (
+                (relative**2 * path).sum(0),
+                "Your weights are relative to the largest. Shares sum to 1.",
+            ),
+            (
+                (log_w.flatten().softmax(0).view_as(log_w) ** 2 * path).sum(0),
+                "Your shares sum to 1 over all examples together. Each example has its own.",
+            ),
+            ((2 * share * path).sum(0), "You doubled the shares. They are squared."),
+            (
+                ((share * path) ** 2).sum(0),
+                "You squared slope and noise, too. The share alone is squared.",
             ),
         ],
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import ask, ask_twice, exercise, refuse, takes
+from . import Unnamed, ask, ask_twice, close, exercise, refuse, takes
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -114,6 +114,27 @@ def check_step(
             ),
             (lr * (climb - 2 * anchor * pull), "That is the step. Return where it leads."),
             (
+                climb - 2 * anchor * pull,
+                "That is the gradient. Return where a step along it leads.",
+            ),
+            (
+                z + lr * (climb - 2 * anchor * z),
+                "The anchor pulls to the origin. A latent is held to its own start.",
+            ),
+            (
+                z + lr * (climb - 2 * anchor / z.numel() * pull),
+                "The anchor's part comes from a mean over all numbers. Squared distances are sums.",
+            ),
+            (
+                z + lr * (climb - anchor * pull.sign()),
+                "The differences from the start are not squared.",
+            ),
+            (z + lr * (climb - 2 * pull), "The anchor's weight is missing."),
+            (
+                z + lr * (_log_prob(z) - anchor * pull.square().sum(-1))[:, None],
+                "You moved by the value of the objective. A step goes along its gradient.",
+            ),
+            (
                 z + climb - lr * 2 * anchor * pull,
                 "The step size is missing in front of the gradient of log p.",
             ),
@@ -158,113 +179,142 @@ def check_langevin(
         return moved
 
     given = z, gradient, noise, lr, temperature
-    refuse(
-        ask_twice(answer, *given, shape=(5, 2), hint="The noise is given.").double(),
-        with_noise(math.sqrt(spread)),
-        [
+    value = ask_twice(answer, *given, shape=(5, 2), hint="The noise is given.").double()
+    known = [
+        (
+            with_noise(math.sqrt(spread / 4)),
+            "The 2 divides under the root, and the equation multiplies by it.",
+        ),
+        (
+            with_noise(math.sqrt(lr * temperature)),
+            "Too little noise: N(0, 1) would shrink to half its variance.",
+        ),
+        (
+            with_noise(spread),
+            "Your noise has the scale of a variance. What is its standard deviation?",
+        ),
+        (
+            with_noise(math.sqrt(2 * temperature)),
+            "The step size is missing in the noise, so a small step is all noise.",
+        ),
+        (
+            with_noise(math.sqrt(2 * lr)),
+            "The temperature is missing in the noise: at 0 there should be none.",
+        ),
+        (
+            with_noise(lr * math.sqrt(2 * temperature)),
+            "Your noise shrinks as fast as the step: in the limit of small steps there is "
+            "none. Variances add up, standard deviations do not.",
+        ),
+        (
+            with_noise(math.sqrt(2 * lr) * temperature),
+            "The temperature belongs to the noise's variance, yours is in its scale.",
+        ),
+        (
+            with_noise(math.sqrt(2 * lr / temperature)),
+            "Your noise falls as the temperature rises.",
+        ),
+        (
+            z + lr / 2 * gradient + math.sqrt(spread) * noise,
+            "The gradient's part is half as large as in the equation, the noise is whole.",
+        ),
+        (
+            z + lr / 2 * gradient + math.sqrt(lr * temperature) * noise,
+            "This is the form with half the step in front of the gradient. Its target is "
+            "right, but the equation's step is twice yours.",
+        ),
+        (
+            z - lr * gradient + math.sqrt(spread) * noise,
+            "You went downhill: U is to grow.",
+        ),
+        (
+            z + gradient + math.sqrt(spread) * noise,
+            "The step size is missing in front of the gradient.",
+        ),
+        (
+            z + lr / temperature * gradient + math.sqrt(2 * lr) * noise,
+            "You divided the gradient by the temperature. The target is right, but the "
+            "equation warms the noise instead.",
+        ),
+        (
+            with_noise(-math.sqrt(spread)),
+            "The noise is subtracted. It has the same distribution either way, and the "
+            "equation adds it.",
+        ),
+        (
+            with_noise(1.0),
+            "The noise stands as it was drawn, whatever the step size and the temperature.",
+        ),
+        (
+            with_noise(2 * math.sqrt(lr * temperature)),
+            "The 2 stands outside of the root.",
+        ),
+        (
+            z + lr * (gradient + math.sqrt(spread) * noise),
+            "The noise is multiplied by the step size once more.",
+        ),
+        (
+            z + lr * temperature * gradient + math.sqrt(spread) * noise,
+            "The temperature stands before the gradient, too. It warms the noise alone.",
+        ),
+        (
+            z + lr * temperature * gradient + math.sqrt(2 * lr) * noise,
+            "The temperature stands before the gradient. It belongs to the noise.",
+        ),
+        (
+            with_noise(math.sqrt(lr)),
+            "The noise has the root of the step size. Where are the 2 and the temperature?",
+        ),
+        (
+            with_noise(math.sqrt(temperature)),
+            "The noise has the root of the temperature. Where are the 2 and the step size?",
+        ),
+        (
+            with_noise(lr * temperature),
+            "The noise is multiplied by step size and temperature. Of a variance the root is "
+            "its scale, and a 2 belongs to it.",
+        ),
+        (
+            z + 2 * lr * gradient + math.sqrt(spread) * noise,
+            "The gradient's part is twice as large as in the equation.",
+        ),
+        (
+            z + lr**2 / 2 * gradient + lr * noise,
+            "This is the form whose step size squared is twice this one's. Look at the "
+            "equation's powers of it, and at the temperature.",
+        ),
+        (ahead, "Where is the noise?"),
+        (z + math.sqrt(spread) * noise, "Where is the gradient?"),
+        (
+            lr * gradient + math.sqrt(spread) * noise,
+            "That is the move. Return where it leads.",
+        ),
+    ]
+    try:
+        refuse(value, with_noise(math.sqrt(spread)), known)
+    except Unnamed as error:
+        # What factors has it before gradient and noise?
+        parts = torch.stack([gradient.flatten(), noise.flatten()], dim=1)
+        along, across = parts.pinverse() @ (value - z).flatten()
+        for wrong, hint in [
             (
-                with_noise(math.sqrt(lr * temperature)),
-                "Too little noise: N(0, 1) would shrink to half its variance.",
+                ahead + across * noise,
+                f"The gradient's part is right, the noise's factor is not: yours is {across:.3f}, "
+                f"with a step size of {lr} and a temperature of {temperature}. Which variance is "
+                "it the root of?",
             ),
             (
-                with_noise(spread),
-                "Your noise has the scale of a variance. What is its standard deviation?",
+                z + along * gradient + math.sqrt(spread) * noise,
+                f"The noise is right, the gradient's factor is not: yours is {along:.3f}, with a "
+                f"step size of {lr}.",
             ),
             (
-                with_noise(math.sqrt(2 * temperature)),
-                "The step size is missing in the noise, so a small step is all noise.",
+                z + along * gradient + across * noise,
+                f"You moved by {along:.3f} times the gradient and {across:.3f} times the noise, "
+                f"with a step size of {lr} and a temperature of {temperature}: neither is the "
+                "equation's.",
             ),
-            (
-                with_noise(math.sqrt(2 * lr)),
-                "The temperature is missing in the noise: at 0 there should be none.",
-            ),
-            (
-                with_noise(lr * math.sqrt(2 * temperature)),
-                "Your noise shrinks as fast as the step: in the limit of small steps there is "
-                "none. Variances add up, standard deviations do not.",
-            ),
-            (
-                with_noise(math.sqrt(2 * lr) * temperature),
-                "The temperature belongs to the noise's variance, yours is in its scale.",
-            ),
-            (
-                with_noise(math.sqrt(2 * lr / temperature)),
-                "Your noise falls as the temperature rises.",
-            ),
-            (
-                z + lr / 2 * gradient + math.sqrt(spread) * noise,
-                "The gradient's part is half as large as in the equation, the noise is whole.",
-            ),
-            (
-                z + lr / 2 * gradient + math.sqrt(lr * temperature) * noise,
-                "This is the form with half the step in front of the gradient. Its target is "
-                "right, but the equation's step is twice yours.",
-            ),
-            (
-                z - lr * gradient + math.sqrt(spread) * noise,
-                "You went downhill: U is to grow.",
-            ),
-            (
-                z + gradient + math.sqrt(spread) * noise,
-                "The step size is missing in front of the gradient.",
-            ),
-            (
-                z + lr / temperature * gradient + math.sqrt(2 * lr) * noise,
-                "You divided the gradient by the temperature. The target is right, but the "
-                "equation warms the noise instead.",
-            ),
-            (
-                with_noise(-math.sqrt(spread)),
-                "The noise is subtracted. It has the same distribution either way, and the "
-                "equation adds it.",
-            ),
-            (
-                with_noise(1.0),
-                "The noise stands as it was drawn, whatever the step size and the temperature.",
-            ),
-            (
-                with_noise(2 * math.sqrt(lr * temperature)),
-                "The 2 stands outside of the root.",
-            ),
-            (
-                z + lr * (gradient + math.sqrt(spread) * noise),
-                "The noise is multiplied by the step size once more.",
-            ),
-            (
-                z + lr * temperature * gradient + math.sqrt(spread) * noise,
-                "The temperature stands before the gradient, too. It warms the noise alone.",
-            ),
-            (
-                z + lr * temperature * gradient + math.sqrt(2 * lr) * noise,
-                "The temperature stands before the gradient. It belongs to the noise.",
-            ),
-            (
-                with_noise(math.sqrt(lr)),
-                "The noise has the root of the step size. Where are the 2 and the temperature?",
-            ),
-            (
-                with_noise(math.sqrt(temperature)),
-                "The noise has the root of the temperature. Where are the 2 and the step size?",
-            ),
-            (
-                with_noise(lr * temperature),
-                "The noise is multiplied by step size and temperature. Of a variance the root is "
-                "its scale, and a 2 belongs to it.",
-            ),
-            (
-                z + 2 * lr * gradient + math.sqrt(spread) * noise,
-                "The gradient's part is twice as large as in the equation.",
-            ),
-            (
-                z + lr**2 / 2 * gradient + lr * noise,
-                "This is the form whose step size squared is twice this one's. Look at the "
-                "equation's powers of it, and at the temperature.",
-            ),
-            (ahead, "Where is the noise?"),
-            (z + math.sqrt(spread) * noise, "Where is the gradient?"),
-            (
-                lr * gradient + math.sqrt(spread) * noise,
-                "That is the move. Return where it leads.",
-            ),
-        ],
-    )
+        ]:
+            if close(value, wrong):
+                raise Unnamed(hint) from error
+        raise

@@ -94,6 +94,27 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor], see
                 "You took α² and σ² for α and σ: neither root is there.",
             ),
             (
+                _guess(z, points, s2, a2),
+                "α² and σ² are crossed, and the root is missing that makes a factor of one of "
+                "them.",
+            ),
+            (
+                _guess(z, points, s2, a2**2),
+                "α² and σ² are crossed, and neither root is there.",
+            ),
+            (
+                _guess(z, points, a2, s2.sqrt()),
+                "The root is at the wrong one: α goes with the point, σ² into the exponent.",
+            ),
+            (
+                _guess(z, points, s2.sqrt(), a),
+                "α and σ are crossed, and the exponent has no variance.",
+            ),
+            (
+                _guess(z, points, a, (-lam).exp()),
+                "e to the −λ is σ² over α². The variance of z is σ² itself.",
+            ),
+            (
                 _guess(z, points, a, 1 - a),
                 "1 − α is no variance: the squares of α and σ add up to 1.",
             ),
@@ -120,6 +141,22 @@ def check_denoise_points(answer: Callable[[Tensor, Tensor, Tensor], Tensor], see
             (
                 logits.softmax(dim=0) @ points,
                 "Your weights add up to 1 over the z. They should do so over the points.",
+            ),
+            (
+                logits.exp() / logits.exp().sum() @ points,
+                "Your weights add up to 1 over everything. Each z has weights of its own.",
+            ),
+            (
+                right / 5,
+                "You averaged over the points after weighting them. Weighted, they are summed.",
+            ),
+            (
+                logits.log_softmax(dim=-1) @ points,
+                "Your weights are logarithms still: a softmax alone is asked for.",
+            ),
+            (
+                (z - a * right) / s2.sqrt(),
+                "This is the guess of the noise. The one of x is asked for.",
             ),
         ],
     )
@@ -243,6 +280,22 @@ def check_denoising_terms(answer: Callable[[Tensor, Tensor, Tensor], Tensor], se
             (
                 0.5 * ratio * ((noise - guess).sum(-1) ** 2)[1:],
                 "You sum over the numbers of x first and square then.",
+            ),
+            (
+                (0.5 * (ratio + 1) - 1) * squares[1:],
+                "You took the half first and subtracted 1 then. The half is of the difference.",
+            ),
+            (
+                0.5 * ((-lam[1:]).sigmoid() / (-lam[:-1]).sigmoid() - 1)[:, None] * squares[1:],
+                "You divided the σ². The ratio is of two SNRs, which have α² above that.",
+            ),
+            (
+                0.5 * (lam[:-1].sigmoid() - lam[1:].sigmoid())[:, None] * squares[1:],
+                "You subtracted the α². The ratio is of two SNRs.",
+            ),
+            (
+                0.5 * ratio * ((noise[:-1] - guess[1:]) ** 2).sum(-1),
+                "You compare the noise of one level with the guess of another.",
             ),
         ],
     )

@@ -102,6 +102,30 @@ def check_matching(answer: Callable[[Velocity, Tensor, Tensor, Tensor], Tensor],
             (loss(halfway, u), "The target is the velocity of the line, not its beginning."),
             (loss(halfway, side * (codes - u)), "The velocity is the same at all times."),
             (loss(halfway, codes - u, 1 - t), "You told the velocity the time that is left."),
+            (
+                (velocity(halfway, t) - codes + u).sum(-1).mean().detach(),
+                "The error is not squared, so that its parts cancel.",
+            ),
+            (
+                2 * right,
+                "You summed over the codes and averaged over the D numbers. Turn it round.",
+            ),
+            (
+                loss((u + codes) / 2, codes - u),
+                "You took the middle of each line. The place on the way is that at t.",
+            ),
+            (
+                loss(halfway, halfway),
+                "The target is a velocity, and yours is the place on the way.",
+            ),
+            (
+                loss(side * codes + (1 - side**2).sqrt() * u, codes - u),
+                "Your way has roots in it, as a diffusion's may. These lines are straight.",
+            ),
+            (
+                loss(turned, u - codes, 1 - t),
+                "You turned time round: at t = 1 stand the codes, and the velocity leads there.",
+            ),
         ],
     )
     if not value.requires_grad:
@@ -155,6 +179,12 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
     total = length * total
     leaps, along = follow(back, 1.0)
     at_z = [field(z, t) for t in back]
+    forwards = [follow(times, -length) for times in (back, ends, back[::-1], ends[::-1])]
+    last = field(follow(back[:-1], length)[0], back[-1])[1]
+    late = sum(
+        (field(follow(back[: k + 1], length)[0], back[k])[1] for k in range(steps)),
+        torch.zeros(5, dtype=torch.float64),
+    )
     off_by_one = (
         "A grid of `steps` times has one step fewer. Which times do `steps` steps begin at?"
     )
@@ -213,5 +243,32 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
                 "The constant of the Gaussian is missing, ½ log 2π for each number.",
             ),
             (total - base(u), "The sign is turned: a log-density is asked for, not a cost."),
+            *(
+                (
+                    base(h) + length * along_h,
+                    "Both parts are turned round: from a code to its noise it is against the "
+                    "velocity, and the divergence is subtracted.",
+                )
+                for h, along_h in forwards
+            ),
+            (
+                base(u) - length * last,
+                "Only the last step's divergence is in it. Those of all steps add up.",
+            ),
+            (
+                base(u) - length * late,
+                "You asked for the divergence where a step ends. Take it where the step begins.",
+            ),
+            (base(z), "This is N(0, I) at z: neither the way back nor the divergence is in it."),
+            (
+                log_p([t - length / 2 for t in back], length),
+                "You asked for the field in the middle of each step's time. Take its beginning.",
+            ),
+            (base(u) / 2 - total, "You averaged over the dimensions. Log-densities are summed."),
+            (
+                base(u) + 0.5 * math.log(2 * math.pi) - total,
+                "The constant is there once for the whole event. Each of the D numbers brings its "
+                "own.",
+            ),
         ],
     )

@@ -78,6 +78,31 @@ def check_difference(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> N
                 "You put both models' NLLs into one sample. The difference is what varies.",
             ),
             (torch.stack([mean, 1.96 * error]), "That is half of a 95 % interval."),
+            (torch.stack([mean, 2 * error]), "That is half of a 95 % interval."),
+            (
+                torch.stack([mean - 1.96 * error, mean + 1.96 * error]),
+                "Those are the ends of a 95 % interval. The mean and its standard error, please.",
+            ),
+            (
+                torch.stack([mean, second.std() / len(d) ** 0.5]),
+                "That is the standard error of the second model's mean. The difference has its "
+                "own.",
+            ),
+            (
+                torch.stack([mean, d.square().mean().sqrt() / len(d) ** 0.5]),
+                "Your spread is taken from zero. It is taken from the mean of the differences.",
+            ),
+            (torch.stack([mean, d.var()]), "That is the variance of one picture's difference."),
+            (
+                torch.stack([mean, apart**2]),
+                "You added the variances of two means. Subtract the NLLs first, and take a root at "
+                "the end.",
+            ),
+            (torch.stack([d.sum(), error]), "You summed the differences. Their mean is asked for."),
+            (
+                torch.stack([d.abs().mean(), error]),
+                "You took the differences without their signs. Some cancel.",
+            ),
             (
                 torch.stack([d.abs().mean(), d.abs().std() / len(d) ** 0.5]),
                 "You took the differences without their signs. Some cancel.",
@@ -114,6 +139,14 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
         [
             (1 / right, "You turned the fraction round."),
             (right / len(small), "You divided by S. The number of samples is asked for."),
+            (
+                len(small) * right,
+                "S times too large: below the line stands a sum, and yours is a mean.",
+            ),
+            (
+                -(log_weights.softmax(0) * log_weights.log_softmax(0)).sum(0),
+                "That is the entropy of the shares. The equation has squares.",
+            ),
             (
                 log_weights.sum(0).square() / log_weights.square().sum(0),
                 "You took the log-weights for weights.",

@@ -18,6 +18,7 @@ STEEP = (
     "exponential overflows: what you subtract is not the largest of the column."
 )
 BITS = "Your result is in bits. Nats are asked for: take natural logarithms."
+KINDS = "Two tensors there hold numbers of different kinds: float32 beside float64, say."
 ERRORS = {
     "Expected parameter scale": (
         "torch refuses your scale, because a standard deviation must be positive. What do you have "
@@ -42,8 +43,12 @@ ERRORS = {
         "autograd has no record of what you differentiate: the tensor must ask for a gradient "
         "before anything is computed from it."
     ),
-    "on a Tensor that requires grad": (
+    "Tensor that requires grad": (
         "Your result still has a gradient attached, which NumPy cannot take. Stay with torch."
+    ),
+    "in-place operation": (
+        "You write into a tensor that keeps a record for its gradient. Make a new one: do without "
+        "`+=` and without methods that end in `_`."
     ),
     "must match": SHAPES,
     "same number of dimensions": SHAPES,
@@ -54,7 +59,8 @@ ERRORS = {
     "Dimension out of range": "You name an axis that the tensor does not have. Print its shape.",
     "too many indices": "You index more axes than the tensor has. Print its shape.",
     "out of bounds": "You ask for a place beyond the end of an axis. Print the tensor's shape.",
-    "dtype": "Two tensors there hold numbers of different kinds: float32 beside float64, say.",
+    "dtype": KINDS,
+    "expected scalar type": KINDS,
     "Boolean value of Tensor": "An `if` or `and` asks for one truth, and the tensor holds many.",
     "only one element": "One number is asked for there, and the tensor holds many.",
     "converted to Scalar": "One number is asked for there, and the tensor holds many.",
@@ -68,6 +74,32 @@ ERRORS = {
     "'Tensor' and 'tuple'": (
         "A tensor and a pair meet there: a function that you call returns two things. Take both, "
         "and use the one that you need."
+    ),
+    "torch.return_types": (
+        "A function of torch's returns two things there, as `max` does: the values, and where they "
+        "stand. Take the one that you need by its name."
+    ),
+    "torch.Size": "A shape is a row of lengths. Take the one length that you need out of it.",
+    "slice indices": "A shape is a row of lengths. Take the one length that you need out of it.",
+    "zero-dimensional tensor": (
+        "torch.cat joins tensors along an axis, and single numbers have none. torch.stack makes "
+        "one."
+    ),
+    "No KL(": "torch has no closed form for these two. Estimate it from samples.",
+    "probabilities do not sum to 1": (
+        "Your probabilities do not sum to 1, for the log-weights are not normalised. Which "
+        "function makes probabilities of them?"
+    ),
+    "'function' object has no attribute": (
+        "What you ask there is a function. Call it first: what does the text give it?"
+    ),
+    "were given": (
+        "A function of the exercise's takes fewer things than you gave it. What does the text give "
+        "it?"
+    ),
+    "'Independent' object has no attribute": (
+        "What you ask there is a distribution of whole vectors, and has no part of that name. It "
+        "has `mean`, `sample` and `log_prob`."
     ),
     "'float' object has no attribute": (
         "What you call there is a Python number, and has no methods of a tensor. The roots and "

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
@@ -385,6 +386,20 @@ def chapter00_mistakes() -> Iterator[Mistake]:
             "multiplied the distance",
         ),
         (lambda z, m, s: each_density(z, m, s).exp().sum(-1).log(), "added the densities"),
+        (
+            lambda z, m, s: (
+                each_density(z, m, s) + 0.5 * ((z - m) / s.exp()) ** 2 - 0.5 * (z - m) / s.exp()
+            ).sum(-1),
+            "not squared",
+        ),
+        (lambda z, m, s: each_density(z, 0 * m, s).sum(-1), "The mean is missing"),
+        (lambda z, m, s: each_density(z, m, 0 * s).sum(-1), "The width is missing"),
+        (lambda z, m, s: each_density(z, m, s).prod(-1), "multiplied logarithms"),
+        (
+            lambda z, m, s: -0.5 * (((z - m) / s.exp()) ** 2 - s - math.log(2 * math.pi)).sum(-1),
+            "One bracket too many",
+        ),
+        (lambda z, m, s: z - Normal(m, s.exp()), "with TypeError"),
         (lambda z, m, s: each_density(z, m, s).sum(-1) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -404,6 +419,14 @@ def chapter00_mistakes() -> Iterator[Mistake]:
         (lambda a: a.exp().mean(0), "the mean itself"),
         (lambda a: a.max(0).values, "largest term alone"),
         (lambda a: maximum_by_hand(a) - a.max(0).values, "not added again"),
+        (lambda a: a.logsumexp(0) - math.log(a.numel()), "number of all entries"),
+        (lambda a: a.logsumexp(0) - len(a), "You subtracted S"),
+        (
+            lambda a: a.amax(0) + (a - a.amax(0)).exp().mean(0),
+            "The last logarithm is missing",
+        ),
+        (lambda a: a - a.max(0), "as `max` does"),
+        (lambda a: a.logsumexp(0) / a.shape, "Take the one length"),
         (naive_log_mean_exp, "underflows to zero"),
         (clipped_log_mean_exp, "underflows to zero"),
         (unstable_above, "overflows"),
@@ -472,6 +495,28 @@ def chapter00_mistakes() -> Iterator[Mistake]:
             "left loose",
         ),
         (lambda z, w, m, s: mixture(z, w, s, m.exp()), "`m` and `s` in each"),
+        (lambda z, w, m, s: weighted(z, w, m, s).sum(-1), "You added logarithms of"),
+        (lambda z, w, m, s: weighted(z, w, m, s).mean(-1), "a mean of the components'"),
+        (
+            lambda z, w, m, s: (
+                (w.softmax(0) * components(z, m, s.exp()).exp().sum(-1)).sum(-1).log()
+            ),
+            "densities of the coordinates",
+        ),
+        (
+            lambda z, w, m, s: (w.log_softmax(0) * components(z, m, s.exp()).sum(-1)).logsumexp(-1),
+            "multiplied two logarithms",
+        ),
+        (
+            lambda z, w, m, s: each_density(z, w.softmax(0) @ m, w.softmax(0) @ s).sum(-1),
+            "averaged means and widths",
+        ),
+        (
+            lambda z, w, m, s: MixtureSameFamily(
+                Categorical(w), Independent(Normal(m, s.exp()), 1)
+            ).log_prob(z),
+            "log-weights stand where",
+        ),
         (lambda z, w, m, s: mixture(z, w, m, s.exp()) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -515,6 +560,26 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda m, s: gaussian_kl(0 * m, s).sum(-1), "The mean is missing"),
         (lambda m, s: (gaussian_kl(m, s) + s).sum(-1), "term with log σ is missing"),
         (lambda m, s: 0.5 * ((m**2 + (2 * s).exp() - 2 * s).sum(-1) - 1), "once for the whole"),
+        (lambda m, s: (gaussian_kl(m, s) - m**2).sum(-1), "square of the mean has the wrong"),
+        (lambda m, s: 0.5 * (m**2 - 1 - 2 * s).sum(-1), "σ² is missing"),
+        (lambda m, s: (gaussian_kl(m, s) + 1).sum(-1), "and you added it"),
+        (lambda m, s: 0.5 * (m**2 + s**2 - 1 - 2 * s).sum(-1), "You squared log σ"),
+        (
+            lambda m, s: (0.5 * (m**2 + (2 * s).exp() - 1) - 2 * s).sum(-1),
+            "before the logarithm, too",
+        ),
+        (
+            lambda m, s: (0.5 * m**2 + (2 * s).exp() - 1 - 2 * s).sum(-1),
+            "for the whole sum",
+        ),
+        (
+            lambda m, s: gaussian_kl(0 * m, s).sum(-1) + 0.5 * m.sum(-1) ** 2,
+            "summed the means",
+        ),
+        (
+            lambda m, s: (Normal(m, s.exp()).log_prob(m) - Normal(0.0, 1.0).log_prob(m)).sum(-1),
+            "log-ratio at the mean",
+        ),
         (lambda m, s: gaussian_kl(s, m).sum(-1), "`m` and `s` in each"),
         (lambda m, s: gaussian_kl(m, s).sum(-1) + 2, "term by term"),
         (
@@ -536,12 +601,19 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda r, q, p: -(r - q + p).sum(0).mean(), "summed over the samples"),
         (lambda r, q, p: -(q - r + p).mean(), "`r` and `q` in each"),
         (lambda r, q, p: -r.mean(), "KL term is missing"),
+        (lambda r, q, p: (q - p).mean(), "KL term alone"),
+        (lambda r, q, p: (r.abs() + q - p).mean(), "log of a density may be positive"),
+        (lambda r, q, p: -(r - (q - p) / 2).mean(), "has a ½ before it"),
+        (lambda r, q, p: -(r - 2 * (q - p)).mean(), "counted twice"),
+        (lambda r, q, p: -(r - q.exp() * (q - p)).mean(), "weighted the log-ratio by q"),
+        (lambda r, q, p: -(r - q + p).mean() / 2, "half as large"),
+        (lambda r, q, p: -(r - q + p).numpy().mean(), "Stay with torch"),
         (lambda r, q, p: -(r - q).mean(), "prior is missing"),
         (lambda r, q, p: -(r + p).mean(), "posterior is missing"),
         (lambda r, q, p: math.log(4) - (r - q + p).logsumexp(0).mean(), "that is (1.12)"),
         (lambda r, q, p: -(r - q - p).mean(), "log p(z) has the wrong sign"),
         (lambda r, q, p: -(r - (q - p).clamp(min=0)).mean(), "cut off negative values"),
-        (lambda r, q, p: -(r - (q - p).abs()).mean(), "without its sign"),
+        (lambda r, q, p: -(r - (q - p).abs()).mean(), "the KL term without"),
         (lambda r, q, p: -(r - q + p).mean().item(), "lost its gradient"),
         (lambda r, q, p: -(r - q + p).detach().mean(), "lost its gradient"),
         (lambda r, q, p: -(r - q + p).mean().reshape(1), "axis of length 1"),
@@ -564,6 +636,14 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         (lambda w: math.log(5) - w.logsumexp(0), "sign is turned"),
         (lambda w: w.logsumexp(0) / 5, "divided the logarithm by S"),
         (lambda w: w.logsumexp(0) - math.log(3), "not by N"),
+        (lambda w: w.logsumexp(0) + math.log(5), "look at the sign of log S"),
+        (lambda w: w.logsumexp(0) - 5, "You subtracted S"),
+        (lambda w: w.max(0).values, "largest weight alone"),
+        (lambda w: (w - w.amax(0)).exp().mean(0).log(), "not added again"),
+        (
+            lambda w: w.amax(0) + (w - w.amax(0)).exp().mean(0),
+            "The last logarithm is missing",
+        ),
         (lambda w: w.logsumexp(0) - math.log(w.numel()), "all S·N weights"),
         (lambda w: w.exp().mean(0).log(), "near −1000"),
         (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
@@ -597,6 +677,19 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         (lambda a: 6 * information(a, 1), "summed over the codes"),
         (lambda a: (a - a.logsumexp(1, True)).mean() + math.log(6), "averaged over all pairs"),
         (lambda a: information(a, 1) - 2 * math.log(6), "log N has the wrong sign"),
+        (lambda a: information(a, 1) - math.log(6) + 6, "You added N"),
+        (
+            lambda a: a.diagonal().mean() - a.logsumexp((0, 1)) + math.log(36),
+            "one number for the mixture",
+        ),
+        (
+            lambda a: (a.diagonal() - a.logsumexp(1) + math.log(6)).exp().mean(),
+            "averaged ratios of densities",
+        ),
+        (
+            lambda a: (a.amax(1) - a.logsumexp(1)).mean() + math.log(6),
+            "the largest in each row",
+        ),
         (lambda a: (a.diagonal() - a.exp().mean(1)).mean(), "Its logarithm belongs there"),
         (
             lambda a: (a.diagonal().exp() * (a.diagonal() - a.logsumexp(1) + math.log(6))).sum(),
@@ -664,6 +757,14 @@ def chapter02_mistakes() -> Iterator[Mistake]:
         (
             lambda n, w, m, s: gaussians(Categorical(logits=-w).sample((n,)), m, s),
             "come with frequencies",
+        ),
+        (
+            lambda n, w, m, s: gaussians(
+                np.random.choice(3, n, p=w.exp().numpy()),  # type: ignore[arg-type]
+                m,
+                s,
+            ),
+            "are not normalised",
         ),
         (
             lambda n, w, m, s: gaussians(Categorical(logits=w.exp()).sample((n,)), m, s),
@@ -736,6 +837,11 @@ def kl_below_at(q: Chain, p: Chain, size: int, which: str) -> Tensor:
     return torch.stack([joined_kl(q, p, z)[0], below]).mean(1)
 
 
+def kl_with(q: Chain, p: Chain, size: int, signs: list[list[int]]) -> Tensor:
+    """(2, N): the two levels' estimates, put together with these signs."""
+    return torch.tensor(signs).double() @ joined_kl(q, p, q.sample((size,))).mean(1)
+
+
 def ancestral(
     z2: Tensor, z1: Tensor, likelihood: Callable[[Tensor], Distribution], mean: bool = False
 ) -> Tensor:
@@ -764,6 +870,13 @@ def chapter03_mistakes() -> Iterator[Mistake]:
             lambda z, t, c: t.log_prob(z[..., :2]) + c(z[..., 2:]).log_prob(z[..., 2:]),
             "z₁ given z₁",
         ),
+        (
+            lambda z, t, c: t.log_prob(z[..., :2]) + c(z[..., 2:]).log_prob(z[..., :2]),
+            "z₂ given z₁",
+        ),
+        (lambda z, t, c: t.log_prob(z[..., :2]) + c.log_prob(z[..., 2:]), "Call it first"),
+        (lambda z, t, c: c(z[..., :2], z[..., 2:]), "takes fewer things"),
+        (lambda z, t, c: t.log_prob(z[..., : t.event_shape]), "Take the one length"),
         (
             lambda z, t, c: t.log_prob(z[..., :2]) + c(t.mean).log_prob(z[..., 2:]),
             "Its centre moves",
@@ -815,7 +928,7 @@ def chapter03_mistakes() -> Iterator[Mistake]:
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))), "yours has (2, 50000, 3)"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean((1, 2)), "yours has (2,)"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).log().mean(1), "is NaN"),
-        (lambda q, p, s: -joined_kl(q, p, q.sample((s,))).mean(1), "sign is turned"),
+        (lambda q, p, s: -joined_kl(q, p, q.sample((s,))).mean(1), "and yours are"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1).flip(0), "levels are swapped"),
         (
             lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1).cumsum(0),
@@ -848,6 +961,23 @@ def chapter03_mistakes() -> Iterator[Mistake]:
             lambda q, p, s: torch.stack(q.log_prob_parts(q.sample((s,)))).mean(1),
             "The prior is missing",
         ),
+        (lambda q, p, s: kl_with(q, p, s, [[1, 0], [1, 0]]), "the top level again"),
+        (lambda q, p, s: kl_with(q, p, s, [[1, 0], [0, -1]]), "In the lower level the sign"),
+        (lambda q, p, s: kl_with(q, p, s, [[-1, 0], [0, 1]]), "In the top level the sign"),
+        (
+            lambda q, p, s: (
+                torch.stack(q.log_prob_parts(q.sample((s,))))
+                - torch.stack(p.log_prob_parts(p.sample((s, 3))))
+            ).mean(1),
+            "samples of its own",
+        ),
+        (
+            lambda q, p, s: (
+                torch.stack(q.log_prob_parts(z := q.sample((s,)))).exp() * joined_kl(q, p, z)
+            ).mean(1),
+            "weighted the log-ratios by q",
+        ),
+        (lambda q, p, s: kl_divergence(q, p), "no closed form"),
         (lambda q, p, s: joined_kl(q, p, q.sample((s,))).mean(1) + 1, "Which z stands where"),
     ):
         yield Mistake(check, answer, hint)
@@ -893,6 +1023,18 @@ def chapter03_mistakes() -> Iterator[Mistake]:
             "Every sample has the same z₂",
         ),
         (
+            lambda t, c, d, n: d(torch.cat([z := t.sample(), c(z).sample()], -1)).sample((n,)),
+            "All samples have the same latents",
+        ),
+        (
+            lambda t, c, d, n: ancestral(t.sample((n,)), c(t.mean).sample((n,)), d),
+            "at the mean of p(z₂)",
+        ),
+        (
+            lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).loc, d),
+            "has no part of that name",
+        ),
+        (
             lambda t, c, d, n: ancestral(z := t.sample((n,)), c(z).sample((n,)), d),
             "Two shapes do not fit",
         ),
@@ -936,6 +1078,42 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (lambda z, m, s: base((z - m) / s.exp()), "log-determinant is missing"),
         (lambda z, m, s: base((z - m) / s.exp()) + s.sum(), "wrong sign"),
         (lambda z, m, s: base((z - m) / s.exp()) - 2 * s.sum(), "log-determinant twice"),
+        (
+            lambda z, m, s: (
+                (-0.5 * ((z - m) / s.exp()) ** 2).sum(-1) - 0.5 * math.log(2 * math.pi) - s.sum()
+            ),
+            "once for the whole event",
+        ),
+        (
+            lambda z, m, s: (
+                (-0.5 * ((z - m) / s.exp()) ** 2 - math.log(2 * math.pi)).sum(-1) - s.sum()
+            ),
+            "lacks its ½",
+        ),
+        (
+            lambda z, m, s: (
+                (-(((z - m) / s.exp()) ** 2) - 0.5 * math.log(2 * math.pi)).sum(-1) - s.sum()
+            ),
+            "lacks its factor ½",
+        ),
+        (
+            lambda z, m, s: (
+                (-0.5 * (z - m) / s.exp() - 0.5 * math.log(2 * math.pi)).sum(-1) - s.sum()
+            ),
+            "not squared",
+        ),
+        (lambda z, m, s: Normal(m, (2 * s).exp()).log_prob(z).sum(-1), "The variance stands"),
+        (lambda z, m, s: Normal(m, (s / 2).exp()).log_prob(z).sum(-1), "as a log-variance"),
+        (lambda z, m, s: base((z - m) / s.exp()) - s.sum() / 2, "half of the log-determinant"),
+        (
+            lambda z, m, s: base((z - m) / s.exp()) - s.exp().prod(),
+            "You subtracted the determinant",
+        ),
+        (lambda z, m, s: base((z + m) / s.exp()) - s.sum(), "the shift once more"),
+        (lambda z, m, s: base(z / s.exp()) - s.sum(), "shift is still there"),
+        (lambda z, m, s: base(z - m) - s.sum(), "and the stretch is not"),
+        (lambda z, m, s: base(z), "neither the map"),
+        (lambda z, m, s: base(-s * (z - m)) - s.sum(), "multiplied by −s"),
         (lambda z, m, s: base((z - m) / s.exp()) - s.exp().sum(), "Where is their log?"),
         (lambda z, m, s: base(z) - s.sum(), "Which u did this z come from?"),
         (lambda z, m, s: base(m + s.exp() * z) - s.sum(), "the other direction"),
@@ -996,6 +1174,17 @@ def chapter04_mistakes() -> Iterator[Mistake]:
             "instead of back",
         ),
         (lambda z, net: inverted(z, *net(z[:, :2])).roll(2, -1), "changed places"),
+        (lambda z, net: z, "Nothing has changed"),
+        (
+            lambda z, net: torch.cat(
+                [z[:, :2], (net(z[:, :2])[0] - z[:, 2:]) / net(z[:, :2])[1].exp()], -1
+            ),
+            "subtracted z from the shift",
+        ),
+        (
+            lambda z, net: inverted(z.roll(2, -1), *net(z[:, :2])).roll(2, -1),
+            "the first two numbers",
+        ),
         (lambda z, net: inverted(z, -net(z[:, :2])[0], net(z[:, :2])[1]), "shift once more"),
         (lambda z, net: inverted(z, *net(z[:, :2])[::-1]), "the shift comes first"),
         (
@@ -1033,6 +1222,18 @@ def chapter04_mistakes() -> Iterator[Mistake]:
     def undone(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return (z - t) / s.exp()
 
+    def undone_again(z: Tensor, net: Any) -> Tensor:
+        for _ in range(4):
+            z = undone(z, *net(z))
+        return z
+
+    def first_as_it_is(z: Tensor, net: Any) -> Tensor:
+        u = torch.zeros_like(z)
+        u[:, 0] = z[:, 0]
+        for i in range(1, 4):
+            u[:, i] = undone(z, *net(u))[:, i]
+        return u
+
     check = chapter04.check_one_by_one
     for answer, hint in (
         (lambda z, net: ..., "Write your answer"),
@@ -1041,6 +1242,13 @@ def chapter04_mistakes() -> Iterator[Mistake]:
         (lambda z, net: undone(z, *net(z)), "the numbers before the map"),
         (lambda z, net: passes(z, net, undone, 1), "gets the first number right"),
         (lambda z, net: passes(z, net, undone, 3), "One pass is missing"),
+        (lambda z, net: passes(z, net, undone, 3, z), "One pass is missing"),
+        (lambda z, net: passes(z, net, undone, 2), "Two passes are missing"),
+        (undone_again, "undone already"),
+        (first_as_it_is, "of no numbers before it"),
+        (lambda z, net: passes(z, net, lambda z, t, s: z / s.exp()), "shift is still there"),
+        (lambda z, net: passes(z, net, lambda z, t, s: z - t), "and the stretch is not"),
+        (lambda z, net: passes(z, net, undone, u=torch.zeros(z.shape)), "different kinds"),
         (lambda z, net: passes(z, net, lambda z, t, s: (z + t) / s.exp()), "shift once more"),
         (lambda z, net: passes(z, net, lambda z, t, s: z / s.exp() - t), "divided first"),
         (lambda z, net: passes(z, net, lambda z, t, s: (z - t) / s), "logarithm of the scale"),
@@ -1169,6 +1377,45 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         ),
         (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m[:, 0])[1], "as its context, of"),
         (with_results_swapped, "two results of `flow`"),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(m, u_of(e, m, s))[1],
+            "two arguments are swapped",
+        ),
+        (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), e)[1], "ε as its context"),
+        (lambda e, m, s, f: log_u(e, m, s) - f(m.expand_as(e), m)[1], "sent the mean through"),
+        (
+            lambda e, m, s, f: (
+                Normal(m, s.exp()).log_prob(u_of(e, m, s)) - f(u_of(e, m, s), m)[1][..., None]
+            ).sum(-1),
+            "once for each dimension",
+        ),
+        (
+            lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m)[1].abs().log(),
+            "take none of that",
+        ),
+        (lambda e, m, s, f: -f(u_of(e, m, s), m)[1], "density of u is missing"),
+        (
+            lambda e, m, s, f: (
+                Normal(0.0, 1.0).log_prob(e) - s.exp() - f(u_of(e, m, s), m)[1][..., None] / 3
+            ).sum(-1),
+            "You subtracted σ",
+        ),
+        (
+            lambda e, m, s, f: (
+                Normal(0.0, 1.0).log_prob(f(u_of(e, m, s), m)[0]).sum(-1) - f(u_of(e, m, s), m)[1]
+            ),
+            "N(0, I) about z",
+        ),
+        (
+            lambda e, m, s, f: (-0.5 * e**2 - s).sum(-1) - f(u_of(e, m, s), m)[1],
+            "constant of the Gaussian is missing",
+        ),
+        (
+            lambda e, m, s, f: (
+                (-0.5 * e**2 - s).sum(-1) - 0.5 * math.log(2 * math.pi) - f(u_of(e, m, s), m)[1]
+            ),
+            "once for the whole event",
+        ),
         (lambda e, m, s, f: log_u(e, m, s) - f(u_of(e, m, s), m), "A tensor and a pair meet"),
         (
             lambda e, m, s, f: Normal(m, s.exp()).log_prob(m + e).sum(-1) - f(m + e, m)[1],
@@ -1210,7 +1457,7 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda q, p, a: (q - posterior(p, a)).sum(0) * math.exp(a),
-            "Each point counts by its density",
+            "summed the log-ratio over the plane",
         ),
         (
             lambda q, p, a: kl_by_sum(q, posterior(p, a), 0.0) / len(q),
@@ -1225,6 +1472,21 @@ def chapter05_mistakes() -> Iterator[Mistake]:
             "one log p(x) for all examples",
         ),
         (lambda q, p, a: p.logsumexp(0) + a, "This is log p(x)"),
+        (lambda q, p, a: kl_by_sum(q, posterior(p, a), 2 * a), "counted twice"),
+        (
+            lambda q, p, a: (q.softmax(0) * (q - posterior(p, a))).sum(0) * math.exp(a),
+            "counted twice",
+        ),
+        (
+            lambda q, p, a: (q.exp() * (q - posterior(p, a)).abs()).sum(0) * math.exp(a),
+            "without their sign",
+        ),
+        (
+            lambda q, p, a: kl_by_sum(q, p - (p.logsumexp(0) + a).exp(), a),
+            "You subtracted p(x) itself",
+        ),
+        (lambda q, p, a: kl_by_sum(q, p / (p.logsumexp(0) + a), a), "You divided logarithms"),
+        (lambda q, p, a: (q - posterior(p, a)).mean(0), "averaged the log-ratio over the grid"),
         (lambda q, p, a: kl_by_sum(q, p, a) - p.logsumexp(0) - a, "log p(x) has the wrong sign"),
         (
             lambda q, p, a: (q * (q - posterior(p, a))).sum(0) * math.exp(a),
@@ -1282,6 +1544,16 @@ def chapter05_mistakes() -> Iterator[Mistake]:
         (lambda w, g, e: (share(w) * g * e).sum(0) ** 2, "You squared the sum"),
         (lambda w, g, e: ((w / w.sum(0)) ** 2 * g * e).sum(0), "You made shares of the"),
         (lambda w, g, e: (w**2 * g * e).sum(0), "You squared the log-weights"),
+        (
+            lambda w, g, e: ((w - w.amax(0)).exp() ** 2 * g * e).sum(0),
+            "relative to the largest",
+        ),
+        (
+            lambda w, g, e: ((w - w.logsumexp((0, 1))).exp() ** 2 * g * e).sum(0),
+            "over all examples together",
+        ),
+        (lambda w, g, e: (2 * share(w) * g * e).sum(0), "You doubled the shares"),
+        (lambda w, g, e: ((share(w) * g * e) ** 2).sum(0), "You squared slope and noise"),
         (lambda w, g, e: (share(w) ** 2 * g * e).sum(0) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -1298,6 +1570,12 @@ def slope(z: Tensor, log_prob: LogProb) -> Tensor:
 
 def in_place(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, anchor: float) -> Tensor:
     z += lr * (slope(z, log_prob) - 2 * anchor * (z - start))
+    return z
+
+
+def leaf_in_place(z: Tensor, start: Tensor, log_prob: LogProb, lr: float, a: float) -> Tensor:
+    z = z.clone().requires_grad_()
+    z += lr * torch.autograd.grad(log_prob(z).sum(), z)[0]
     return z
 
 
@@ -1422,6 +1700,19 @@ def chapter06_mistakes() -> Iterator[Mistake]:
             "You stepped from the start",
         ),
         (lambda z, s, f, lr, a: lr * (slope(z, f) - 2 * a * (z - s)), "That is the step."),
+        (lambda z, s, f, lr, a: slope(z, f) - 2 * a * (z - s), "That is the gradient."),
+        (lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * z), "pulls to the origin"),
+        (
+            lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * a * (z - s) / z.numel()),
+            "a mean over all numbers",
+        ),
+        (lambda z, s, f, lr, a: z + lr * (slope(z, f) - a * (z - s).sign()), "are not squared"),
+        (lambda z, s, f, lr, a: z + lr * (slope(z, f) - 2 * (z - s)), "weight is missing"),
+        (
+            lambda z, s, f, lr, a: z + lr * (f(z) - a * (z - s).square().sum(-1))[:, None],
+            "the value of the objective",
+        ),
+        (leaf_in_place, "keeps a record for its gradient"),
         (first_alone, "Only the first latent"),
         (lambda z, s, f, lr, a: z + 1, "term by term"),
     ):
@@ -1494,6 +1785,16 @@ def chapter06_mistakes() -> Iterator[Mistake]:
             "twice as large as in the equation",
         ),
         (lambda z, g, e, lr, t: z + lr**2 / 2 * g + lr * e, "whose step size squared"),
+        (lambda z, g, e, lr, t: z + lr * g + math.sqrt(lr * t / 2) * e, "The 2 divides under"),
+        (lambda z, g, e, lr, t: z + lr * g + t * math.sqrt(lr) * e, "the noise's factor is not"),
+        (
+            lambda z, g, e, lr, t: z + math.sqrt(lr) * g + math.sqrt(2 * lr * t) * e,
+            "the gradient's factor is not",
+        ),
+        (
+            lambda z, g, e, lr, t: z - lr * g - math.sqrt(2 * lr * t) * e,
+            "neither is the equation's",
+        ),
         (
             lambda z, g, e, lr, t: z.add_(lr * g).add_(math.sqrt(2 * lr * t) * e),
             "changes `z`",
@@ -1615,7 +1916,48 @@ def chapter07_mistakes() -> Iterator[Mistake]:
         ),
         (
             lambda z, x, lam: guess(z, x, lam.sigmoid(), (-lam).sigmoid() ** 2),
-            "neither root is there",
+            "for α and σ: neither",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, (-lam).sigmoid(), lam.sigmoid()),
+            "a factor of one of them",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, (-lam).sigmoid(), lam.sigmoid() ** 2),
+            "crossed, and neither root",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid(), (-lam).sigmoid().sqrt()),
+            "root is at the wrong one",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, (-lam).sigmoid().sqrt(), lam.sigmoid().sqrt()),
+            "exponent has no variance",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).exp()),
+            "e to the −λ",
+        ),
+        (
+            lambda z, x, lam: (
+                (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).flatten().softmax(0).view(6, 5) @ x
+            ),
+            "over everything",
+        ),
+        (
+            lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()) / len(x),
+            "after weighting them",
+        ),
+        (
+            lambda z, x, lam: (-0.5 * squared(z, x, lam) / (-lam).sigmoid()).log_softmax(-1) @ x,
+            "logarithms still",
+        ),
+        (
+            lambda z, x, lam: (
+                (z - lam.sigmoid().sqrt() * guess(z, x, lam.sigmoid().sqrt(), (-lam).sigmoid()))
+                / (-lam).sigmoid().sqrt()
+            ),
+            "the guess of the noise",
         ),
         (
             lambda z, x, lam: guess(z, x, lam.sigmoid().sqrt(), 1 - lam.sigmoid().sqrt()),
@@ -1680,6 +2022,26 @@ def chapter07_mistakes() -> Iterator[Mistake]:
             "rows above added",
         ),
         (
+            lambda e, g, lam: (0.5 * (ratio(lam) + 1) - 1) * squares(e, g)[1:],
+            "The half is of the difference",
+        ),
+        (
+            lambda e, g, lam: (
+                0.5
+                * ((-lam[1:]).sigmoid() / (-lam[:-1]).sigmoid() - 1)[:, None]
+                * squares(e, g)[1:]
+            ),
+            "You divided the σ²",
+        ),
+        (
+            lambda e, g, lam: 0.5 * -lam.sigmoid().diff()[:, None] * squares(e, g)[1:],
+            "You subtracted the α²",
+        ),
+        (
+            lambda e, g, lam: 0.5 * ratio(lam) * squares(e[:-1], g[1:]),
+            "guess of another",
+        ),
+        (
             lambda e, g, lam: 0.5 * ratio(lam) * ((e - g).sum(-1) ** 2)[1:],
             "square then",
         ),
@@ -1740,8 +2102,11 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         (lambda v, c, u, t: loss(v, on_way(u, c, t), c - u, t), "There the noise should be"),
         (lambda v, c, u, t: loss(v, on_way(u, c, t), u - c, t), "from codes to noise all the way"),
         (lambda v, c, u, t: loss(v, on_way(c, u, t), c, t), "not its end"),
-        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) / 3, "averaged over the D numbers"),
-        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) * 6, "summed over the codes"),
+        (
+            lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) / 3,
+            "You averaged over the D numbers",
+        ),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), c - u, t) * 6, "codes. Their mean"),
         (
             lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).norm(dim=-1).mean(),
             "take no root",
@@ -1779,6 +2144,21 @@ def chapter08_mistakes() -> Iterator[Mistake]:
             "square then",
         ),
         (lambda v, c, u, t: loss(v, on_way(c, u, t), c + u, t), "added the ends"),
+        (
+            lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).sum(-1).mean(),
+            "its parts cancel",
+        ),
+        (
+            lambda v, c, u, t: (v(on_way(c, u, t), t) - c + u).square().sum(0).mean(),
+            "averaged over the D numbers. Turn",
+        ),
+        (lambda v, c, u, t: loss(v, (u + c) / 2, c - u, t), "the middle of each line"),
+        (lambda v, c, u, t: loss(v, on_way(c, u, t), on_way(c, u, t), t), "a velocity, and yours"),
+        (
+            lambda v, c, u, t: loss(v, t[:, None] * c + (1 - t[:, None] ** 2).sqrt() * u, c - u, t),
+            "Your way has roots",
+        ),
+        (lambda v, c, u, t: loss(v, on_way(u, c, t), u - c, 1 - t), "You turned time round"),
         (lambda v, c, u, t: loss(v, u + t[:, None] * c, c - u, t), "does not fade"),
         (
             lambda v, c, u, t: loss(
@@ -1831,6 +2211,24 @@ def chapter08_mistakes() -> Iterator[Mistake]:
         u, total = follow(f, z, back(n))
         return base(u) + sign * total
 
+    def forwards(f: Any, z: Tensor, times: list[float]) -> Tensor:
+        h, total = follow(f, z, times, 1)
+        return base(h) + total
+
+    def last_alone(f: Any, z: Tensor, n: int) -> Tensor:
+        h = z
+        for t in back(n):
+            v, divergence = f(h, t)
+            h, total = h - v / n, divergence / n
+        return base(h) - total
+
+    def divergence_after(f: Any, z: Tensor, n: int) -> Tensor:
+        h, total = z, torch.zeros(len(z)).to(z)
+        for t in back(n):
+            h = h - f(h, t)[0] / n
+            total = total + f(h, t)[1] / n
+        return base(h) - total
+
     for answer, hint in (
         (lambda f, z, n: None, "Write your answer"),
         (lambda f, z, n: follow(f, z, back(n))[0], "yours has (5, 2)"),
@@ -1843,7 +2241,7 @@ def chapter08_mistakes() -> Iterator[Mistake]:
                 base(follow(f, z, [t - 1 / n for t in back(n)])[0])
                 - follow(f, z, [t - 1 / n for t in back(n)])[1]
             ),
-            "where the step begins",
+            "asked for the field where a step ends",
         ),
         (
             lambda f, z, n: (
@@ -1864,6 +2262,28 @@ def chapter08_mistakes() -> Iterator[Mistake]:
             "constant of the Gaussian is missing",
         ),
         (lambda f, z, n: -right(f, z, n), "sign is turned"),
+        (lambda f, z, n: forwards(f, z, back(n)), "Both parts are turned round"),
+        (lambda f, z, n: forwards(f, z, back(n)[::-1]), "Both parts are turned round"),
+        (lambda f, z, n: forwards(f, z, [k / n for k in range(n)]), "Both parts are turned"),
+        (
+            lambda f, z, n: forwards(f, z, [1 - (k + 1) / n for k in range(n)]),
+            "Both parts are turned",
+        ),
+        (last_alone, "Only the last step's divergence"),
+        (divergence_after, "divergence where a step ends"),
+        (lambda f, z, n: base(z), "neither the way back"),
+        (
+            lambda f, z, n: log_p(f, z, torch.tensor(back(n)) - 0.5 / n, 1 / n),
+            "in the middle of each",
+        ),
+        (
+            lambda f, z, n: right(f, z, n) - base(follow(f, z, back(n))[0]) / 2,
+            "averaged over the dimensions",
+        ),
+        (
+            lambda f, z, n: right(f, z, n) + 0.5 * math.log(2 * math.pi),
+            "once for the whole event",
+        ),
         (lambda f, z, n: f(z, n)[1], "Time runs from 0 to 1"),
         (in_place, "changes `z`"),
         (results_swapped, "two results of `field`"),
@@ -1928,7 +2348,25 @@ def chapter09_mistakes() -> Iterator[Mistake]:
             lambda a, b: stack([(a - b).mean(), (a - b).std(correction=0) / len(a) ** 0.5]),
             "divides the squares by N − 1",
         ),
-        (lambda a, b: stack([(a - b).mean(), 1.96 * error(a - b)]), "95 % interval"),
+        (lambda a, b: stack([(a - b).mean(), 1.96 * error(a - b)]), "half of a 95"),
+        (lambda a, b: stack([(a - b).mean(), 2 * error(a - b)]), "half of a 95"),
+        (
+            lambda a, b: (a - b).mean() + 1.96 * error(a - b) * torch.tensor([-1, 1]),
+            "the ends of a 95",
+        ),
+        (lambda a, b: stack([(a - b).mean(), error(b)]), "second model's mean"),
+        (
+            lambda a, b: stack([(a - b).mean(), ((a - b) ** 2).mean().sqrt() / 40**0.5]),
+            "taken from zero",
+        ),
+        (lambda a, b: stack([(a - b).mean(), (a - b).var()]), "variance of one picture"),
+        (
+            lambda a, b: stack([(a - b).mean(), error(a) ** 2 + error(b) ** 2]),
+            "variances of two means",
+        ),
+        (lambda a, b: stack([(a - b).sum(), error(a - b)]), "You summed the differences"),
+        (lambda a, b: stack([(a - b).abs().mean(), error(a - b)]), "without their signs"),
+        (lambda a, b: torch.cat([(a - b).mean(), error(a - b)]), "single numbers have none"),
         (lambda a, b: stack([(a - b).mean(), a.mean() * torch.nan]), "no spread"),
         (lambda a, b: stack([(a - b).mean(), (a - b).std() / 39**0.5]), "subtracted once"),
         (lambda a, b: stack([(a - b).mean(), (a - b).var() / 40**0.5]), "divided the variance"),
@@ -1962,6 +2400,9 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         (lambda w: small(w).sum(0) / small(w).square().sum(0), "is squared, too"),
         (lambda w: (small(w).sum(0).square() / small(w).square().sum(0)).log(), "its logarithm"),
         (lambda w: 1 / w.softmax(1).square().sum(0), "sum to 1 over the pictures"),
+        (lambda w: 1 / w.softmax(0).square().mean(0), "S times too large"),
+        (lambda w: -(w.softmax(0) * w.log_softmax(0)).sum(0), "is the entropy"),
+        (lambda w: w - w.max(0), "as `max` does"),
         (lambda w: 2 * w.logsumexp(0) / (2 * w).logsumexp(0), "You divided the logarithms"),
         (
             lambda w: (2 * w.logsumexp(0) - (w**2).logsumexp(0)).exp(),
@@ -2337,6 +2778,11 @@ SPOILT: list[tuple[Callable[[], object], str]] = [
     (lambda: torch.ones(3, requires_grad=True).numpy(), "Stay with torch"),
     (lambda: Normal(0.0, torch.tensor(-1.0), validate_args=True), "refuses your scale"),
     (lambda: torch.linalg.cholesky(-torch.eye(2)), "torch cannot use there"),
+    (lambda: torch.ones(3) - torch.ones(3, 3).max(0), "by its name"),
+    (lambda: torch.ones(3) / torch.ones(3).shape, "one length"),
+    (lambda: torch.ones(2).requires_grad_().add_(1), "keeps a record"),
+    (lambda: torch.cat([torch.ones(()), torch.ones(())]), "single numbers have none"),
+    (lambda: torch.ones(6, 4) @ torch.ones(2, 4, 4).double(), "different kinds"),
 ]
 
 

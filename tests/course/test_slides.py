@@ -225,6 +225,28 @@ def test_a_deck_has_steps_and_notes_and_the_answer_of_a_question_in_its_notes_al
             assert [each for each in long if each in letters(body(slide).get_text())] == []
 
 
+@pytest.mark.parametrize("number", range(len(CHAPTERS)))
+def test_every_slide_has_notes_and_no_notes_are_too_long_to_be_read_at_a_glance(
+    number: int,
+) -> None:
+    for slide in slides.slides_of(chapter(number), number):
+        if not re.match(r"Q\d|Exercise", slide.title):  # their notes are answers
+            words = len(notes(parse(slide.html())).split())
+            assert 0 < words <= 100, (slide.title, words)
+
+
+@pytest.mark.parametrize("number", range(len(CHAPTERS)))
+def test_notes_stand_behind_no_speakers_text_that_leaves_them_out_and_no_question(
+    number: int,
+) -> None:
+    closed = False
+    for cell in chapter(number).cells:
+        found = cell.metadata.get("tags", [])
+        closed = "speaker" in cell.metadata if "slide" in found else closed
+        assert not (closed and "notes" in found), cell.source
+        closed = closed or any(tag.startswith("ask-") for tag in found)
+
+
 @by_session
 def test_a_deck_has_no_solution(session: Session) -> None:
     text = letters(page(session.number).get_text())
@@ -345,6 +367,17 @@ def test_a_link_leaves_its_words_and_a_box_is_shown_by_itself_only() -> None:
     box = "<details><summary>For the curious</summary>\n\nInside.\n\n</details>"
     assert parse(slide_parts.render(f"Before.\n\n{box}")).get_text().strip() == "Before."
     assert parse(slide_parts.render(box)).get_text().strip() == "Inside."
+
+
+def test_what_a_speaker_says_stands_in_place_of_caption_and_notes_one_text_a_slide() -> None:
+    long = "\n\n".join("a = 1\n" * 12 for _ in range(2))
+    cell = new_code_cell(long, metadata={"tags": ["slide"], "speaker": ["*Ask* this.", "Then."]})
+    behind = new_markdown_cell("Long.", metadata={"tags": ["notes"]})
+    both = [parse(each.html()) for each in slides.slides_of(new_notebook(cells=[cell, behind]), 1)]
+    assert [notes(each).strip() for each in both] == ["Ask this.", "Then."]
+    del cell.metadata["speaker"]
+    both = [parse(each.html()) for each in slides.slides_of(new_notebook(cells=[cell, behind]), 1)]
+    assert [notes(each).strip() for each in both] == ["", "Long."]
 
 
 def test_a_picture_has_its_number_below_it_and_its_caption_for_the_speaker() -> None:
