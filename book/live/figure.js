@@ -96,6 +96,12 @@
       Object.assign(this.context, { globalAlpha: 1, imageSmoothingEnabled: true });
     }
 
+    // The same as one of several, with a frame.
+    tile(values, at, size) {
+      this.picture(values, at, size);
+      this.frame(at, size, { colour: "frame", width: 1 });
+    }
+
     frame([left, top], size, look) {
       this.line([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]].map(([a, b]) =>
         [left + a * size, top + b * size]), look);
@@ -133,6 +139,15 @@
     place(x, y) {
       const half = this.width / 2 / this.extent;
       return [this.width / 2 + x * half, this.height / 2 - y * half];
+    }
+
+    // Lines between side × side pixels.
+    ruled(side) {
+      for (let i = 1; i < side; i++) {
+        const at = (i * this.width) / side;
+        this.paths([[[at, 0], [at, this.height]], [[0, at], [this.width, at]]],
+          { colour: "frame", width: 0.5 });
+      }
     }
 
     ticks() {
@@ -321,18 +336,20 @@
   // Curves over the steps of a training. A line: `{points: [[x, y], …], colour, dash, label}`.
   class Chart extends Figure {
     // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
-    // would flatten all the rest.
-    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08 }) {
+    // would flatten all the rest. The height is `span` units at least, and if it is held, as it was.
+    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08, span = 1, held }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
       const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
       const shown = late.length ? late : lines.flatMap(({ points }) => points);
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
-      if (high - low < 1) [low, high] = [(low + high - 1) / 2, (low + high + 1) / 2];
+      if (high - low < span) [low, high] = [(low + high - span) / 2, (low + high + span) / 2];
       // A distance is never negative.
       if (least !== undefined) [low, high] = [least, Math.max(high, least + 1)];
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
+      if (held && this.range) [low, high] = this.range;
+      this.range = [low, high];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
       const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5)
