@@ -148,6 +148,11 @@
       for (const tick of TICKS) {
         bells.text(number(tick, 0), place(tick, 0)[0], bells.height - 9, { colour: "quiet", align: "center" });
       }
+      // The densities of it, on the other side of their names.
+      for (const tick of [1, 2]) {
+        bells.text(String(tick), bells.width - 6, place(0, tick)[1], { colour: "quiet", align: "right" });
+      }
+      bells.text("density", bells.width - 6, 10, { align: "right" });
       bells.text("z", bells.width - 6, bells.height - 9, { align: "right" });
       bells.spot([state.mean, Math.min(EXTENT, heightOf(peak(state.scale)))], "ink");
       bells.text("p(z | x)", 6, 12, { colour: "posterior", bold: true });
@@ -162,10 +167,11 @@
       const left = bar.width * 0.3, right = bar.width * 0.7, c = bar.context;
       bar.clear();
       const every = high - low > 16 ? 5 : 2;
-      for (let tick = Math.ceil(low / every) * every; tick < high; tick += every) {
-        if (y(tick) > bar.height - 8) continue;
+      const ticks = Array.from({ length: 40 }, (_, i) => (Math.ceil(low / every) + i) * every)
+        .filter((tick) => tick < high && y(tick) <= bar.height - 8);
+      for (const tick of ticks) {
         bar.line([[0, y(tick)], [bar.width, y(tick)]], { colour: "frame", width: 0.5 });
-        bar.text(number(tick, 0), 5, y(tick), { colour: "quiet" });
+        bar.text(`${number(tick, 0)}${tick === ticks.at(-1) ? " nats" : ""}`, 5, y(tick), { colour: "quiet" });
       }
       const block = (from, to, colour, name) => {
         Object.assign(c, { fillStyle: bar.colour(colour), globalAlpha: 0.45 });
@@ -178,6 +184,7 @@
       block(low, elbo, "likelihood", "ELBO");
       block(elbo, logEvidence, "kl", "KL");
       bar.line([[left - 12, y(elbo)], [right + 12, y(elbo)]], { width: 1, dash: [3, 3] });
+      if (elbo < low) bar.text(`ELBO ${number(elbo, 1)} ↓`, bar.width / 2, bar.height - 9, { align: "center" });
       bar.line([[left - 12, y(logEvidence)], [right + 12, y(logEvidence)]], { width: 2 });
       bar.text("log p(x)", (left + right) / 2, y(logEvidence) - 10, { align: "center", bold: true });
     }

@@ -5,6 +5,8 @@
 
   const { Tensor } = FlowVAE;
   const FONT = "12px system-ui, sans-serif";
+  // How far from a corner the numbers of two axes, and their names, stand clear of each other.
+  const CLEAR = 26;
 
   // An element with attributes, listeners (`onclick: f`) and children; text stays text.
   function element(tag, attributes = {}, ...children) {
@@ -17,7 +19,8 @@
     return made;
   }
 
-  const number = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
+  // With a minus as wide as a plus, and none before a zero.
+  const number = (value, digits = 2) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -78,6 +81,14 @@
       c.strokeText(words, x, y);
       c.fillStyle = this.colour(colour);
       c.fillText(words, x, y);
+    }
+
+    dot(x, y, colour) {
+      const c = this.context;
+      Object.assign(c, { fillStyle: this.colour(colour), globalAlpha: 1 });
+      c.beginPath();
+      c.arc(x, y, 3, 0, 2 * Math.PI);
+      c.fill();
     }
 
     // A square picture of numbers from 0 to 1, in ink on paper.
@@ -167,17 +178,17 @@
     // Last, so that nothing lies on the numbers.
     numbers() {
       for (const tick of this.ticks()) {
-        if (!tick || Math.abs(tick) > 0.85 * this.extent) continue;
         const [x, y] = this.place(tick, tick);
+        if (!tick || Math.min(x, this.width - x) < CLEAR) continue;
         this.text(number(tick, 0), x, this.height - 9, { colour: "quiet", align: "center" });
         this.text(number(tick, 0), 5, y, { colour: "quiet" });
       }
     }
 
-    names() {
+    names(across = `${this.name}₁`, up = `${this.name}₂`) {
       this.numbers();
-      this.text(`${this.name}₁`, this.width - 6, this.height - 9, { align: "right" });
-      this.text(`${this.name}₂`, 5, 10);
+      this.text(across, this.width - 6, this.height - 9, { align: "right" });
+      this.text(up, 5, 10);
     }
 
     // `mark`: "dot", "ring" or "cross".
@@ -376,6 +387,7 @@
         this.line(points.map(([a, b]) => [x(a), y(b)]), { colour, dash, width: 1.8 });
         this.context.restore();
         const [a, b] = points.at(-1);
+        if (points.length === 1 && b >= low && b <= high) this.dot(x(a), y(b), colour);
         ends.push({ x: x(a) + 5, y: Math.min(bottom, Math.max(top, y(b))), label, colour });
       }
       // Words last, so that no line crosses them. Those at the ends of lines are moved apart.
@@ -383,6 +395,9 @@
       ends.sort((a, b) => a.y - b.y);
       ends.forEach((end, i) => {
         if (i) end.y = Math.max(end.y, ends[i - 1].y + 13);
+      });
+      ends.reverse().forEach((end, i) => {
+        end.y = Math.min(end.y, i ? ends[i - 1].y - 13 : bottom - 6);
       });
       ends.forEach((end) => this.text(end.label, end.x, end.y, { colour: end.colour, bold: true }));
     }

@@ -116,7 +116,8 @@
         plane.axes();
         drawGrid(plane, between(grids[i], state.depth));
         plane.points(between(state.clouds[i], state.depth).x, "data", { size: 1.5, alpha: 0.75 });
-        plane.numbers();
+        const ends = { 0: "u", [last]: "z" }, name = ends[state.depth];
+        plane.names(...(name ? [`${name}₁`, `${name}₂`] : ["1st", "2nd"]));
       });
     }
 

@@ -125,7 +125,8 @@
         plane.line(path, { width: count > 16 ? 1 : 1.6 });
         way.forEach((z) => plane.points(z.rowsAt([state.particle]), "ink", { size: 2.2 }));
         plane.spot(chain[level].row(state.particle), "ink");
-        plane.names();
+        // z₁ is a level here.
+        plane.names(...(level ? ["1st", "2nd"] : ["x₁", "x₂"]));
       });
     }
 

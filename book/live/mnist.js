@@ -86,8 +86,9 @@
     onDrag(plane, (x, y) => { state.start = [x, y]; }, show);
     const settings = element("div", { class: "lab-bar" }, ...sliders);
     const key = element("p", { class: "live-key" },
-      "Blue: the prior, with lines around half of it and 95 %. Behind it, what the decoder makes of each "
-      + "place. A digit is the mean of p(x | z): each pixel's probability of ink.");
+      "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
+      + "of it and 95 %. Behind it, what the decoder makes of each place. A digit is the mean of p(x | z): "
+      + "each pixel's probability of ink. U is log p(z) less the anchor's term.");
     change();
     const row = element("div", { class: "live-planes live-pair live-picture" }, plane.node, sheet.node);
     const below = element("div", { class: "live-planes live-pair" }, ...charts.nodes);

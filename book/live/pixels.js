@@ -7,7 +7,7 @@
   const { element, number, button, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, HALF = SIDE / 2, LATENT = 2, HIDDEN = [64, 64];
-  const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 7;
+  const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 8;
   // The middles of the lowest and of the highest of 17 grey levels.
   const PAPER = 0.5 / 17, INK = 16.5 / 17;
   // The one whose absence costs the most.

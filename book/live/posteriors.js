@@ -86,8 +86,9 @@
       kl.forEach((value, i) =>
         told.fill(i, [value, logEvidence - value, logEvidence].map((nats) => number(nats))));
       planes.forEach(({ heading }, i) => {
-        const whose = !i && state.hand ? "Gaussian, moved" : ["Gaussian", "flow"][i];
-        heading.textContent = `${whose}: KL(q ‖ p(z | x)) = ${number(kl[i])}`;
+        // In one line, so that nothing jumps: the table says which KL.
+        const whose = !i && state.hand ? "moved" : ["Gaussian", "flow"][i];
+        heading.textContent = `${whose}: KL ${number(kl[i])} nats`;
       });
       draw();
       tell(dragged);

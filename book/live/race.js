@@ -154,7 +154,8 @@
     reset();
     say(opening);
     const planes = lanes.flatMap((lane) => lane.planes);
-    const row = element("div", { class: "live-planes live-picture" }, ...planes.map((p) => p.node));
+    const row = element("div", { class: "live-planes live-pairs live-picture" }, ...lanes.map((lane) =>
+      element("div", { class: "live-planes" }, ...lane.planes.map((p) => p.node))));
     return {
       nodes: [bar, row, key, told.node], draw, look, prepare, state, lanes, planes, steps,
       about: "Nothing is trained here before you press the button: networks 2–32–32–4 and 2–32–32–2, "

@@ -137,9 +137,10 @@
     const settings = element("div", { class: "lab-bar" },
       selects.prior.node, selects.reward.node, brush.node, wipe, ...sliders);
     const key = element("p", { class: "live-key" },
-      "Blue: the prior, with lines around half of it and 95 %. Dashed green: nine tenths of the prior "
-      + "times the exponential of the reward. At τ = 0 a step that would lower U is halved; above, "
-      + "noise is added.");
+      "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
+      + "of it and 95 %. Dashed green: nine tenths of the prior times the exponential of the reward. U is "
+      + "log p(z) and the reward, less the anchor's term: at τ = 0 a step that would lower it is halved; "
+      + "above, noise is added.");
     change();
     const row = element("div", { class: "live-planes live-pair live-picture" }, plane.node,
       element("div", {}, ...charts.nodes));

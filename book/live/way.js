@@ -120,7 +120,8 @@
       if (reward) nats.push(curve("reward", "likelihood", (point) => point.reward.data[0]));
       if (reward || anchor) nats.push(curve("U", "ink", (point) => point.value.data[0], [5, 3]));
       const axis = { last, across: "steps", skip: 0 }, span = path.length > 1 ? 1 : ROOM;
-      charts[0].draw({ title: "in nats", lines: nats, held, span, ...axis });
+      const names = reward ? "log p(z), reward and U" : `log p(z)${nats.length > 1 ? " and U" : ""}`;
+      charts[0].draw({ title: `${names} (nats)`, lines: nats, held, span, ...axis });
       charts[1].draw({
         title: "distance from the start",
         lines: [curve("", "ink", (point) => way.distance(point))], least: 0, ...axis,

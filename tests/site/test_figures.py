@@ -18,9 +18,11 @@ from flowvae_tutorial.notebook.figures import SHARED, figure_names, own_scripts
 from flowvae_tutorial.refinement import refine_with_trace
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
+    LAPTOP,
     PHONE,
     SITE,
     browser,  # noqa: F401  (a fixture)
+    crowded_labels,
     narrow,
     too_wide,
     violations,
@@ -208,8 +210,10 @@ def test_it_is_accessible_and_fits_a_phone(browser: Browser, name: str) -> None:
     with figure(browser, name) as page:
         assert violations(page) == []
         assert all(page.locator(".live-figure canvas").evaluate_all("c => c.map(e => e.ariaLabel)"))
+        assert crowded_labels(page) == []
         narrow(page)
         assert too_wide(page) == []
+        assert crowded_labels(page) == []
         inside = "[...document.querySelectorAll('.live-figure *')].every("
         assert page.evaluate(f"{inside}e => e.getBoundingClientRect().right <= innerWidth)")
 
@@ -251,12 +255,14 @@ def test_words_follow_a_drag_and_are_read_out_at_its_end(browser: Browser, name:
             seen.append(status(page, here))
             assert said.get_attribute("aria-live") == "off"
         assert len({before, *seen}) == 3
-        # Let go before the last move was drawn.
-        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
         page.mouse.up()
-        for _ in range(3):
-            page.evaluate(frame)
         assert said.get_attribute("aria-live") == "polite"
+
+
+def test_a_number_near_zero_has_no_sign(browser: Browser) -> None:  # noqa: F811
+    with alone(browser, "bound") as page:
+        words = page.evaluate("[-0.04, 0, -0.06, -12.5].map(v => FlowVAE.number(v, 1))")
+    assert words == ["0.0", "0.0", "−0.1", "−12.5"]
 
 
 def test_a_notebook_has_the_figure_with_nothing_from_elsewhere(browser: Browser) -> None:  # noqa: F811
@@ -285,6 +291,12 @@ def test_on_the_front_page_two_models_train_when_the_reader_says_so(browser: Bro
     with figure(browser, "race", file=True) as page:
         assert page.evaluate(runners) == []
         assert status(page).startswith("Press the button")
+        # The two planes of a model stand side by side, with both sidebars too.
+        for size in (LAPTOP, PHONE):
+            page.set_viewport_size(size)
+            tops = "FlowVAE.figures.race.planes.map(p => p.canvas.getBoundingClientRect().top)"
+            first, second, third, fourth = page.evaluate(tops)
+            assert (first, third) == (second, fourth)
         elbos = page.locator("#live-race .live-table td")
         assert elbos.all_inner_texts()[:2] == ["–", "–"]
         press(page, "Train both")
@@ -660,6 +672,28 @@ def test_figure_5_has_the_divergences_of_a_finer_grid(browser: Browser) -> None:
     assert torch.tensor(found) == pytest.approx(torch.tensor(expected), abs=0.01)
     # On the ring the flow is the better one, which is what the figure claims.
     assert all(flow < gaussian - 0.15 for gaussian, flow in expected)
+
+
+def test_figure_5_rests_on_its_fine_grid_however_soon_it_is_let_go(browser: Browser) -> None:  # noqa: F811
+    size, frame = (
+        "FlowVAE.live.state.shown.logPosterior.length",
+        "new Promise(requestAnimationFrame)",
+    )
+    send = """kinds => {
+        const [canvas] = document.getElementsByTagName("canvas");
+        canvas.setPointerCapture = () => {};
+        for (const kind of kinds) canvas.dispatchEvent(new PointerEvent(kind,
+            { clientX: 50, clientY: 50, buttons: Number(kind != "pointerup") }));
+    }"""
+    with alone(browser, "posteriors") as page:
+        fine = page.evaluate(size)
+        page.evaluate(send, ["pointerdown"])
+        page.evaluate(frame)
+        assert page.evaluate(size) < fine
+        # Before the last move was drawn.
+        page.evaluate(send, ["pointermove", "pointerup"])
+        page.evaluate(frame)
+        assert page.evaluate(size) == fine
 
 
 DATA, GAUSSIAN = "Data plane", "Latent plane with the Gaussian"
