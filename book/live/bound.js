@@ -3,7 +3,7 @@
   "use strict";
 
   const { LOG_2_PI, Random, element, number, button, titledPlane, onDrag } = FlowVAE;
-  const { slider, oncePerFrame, mount } = FlowVAE;
+  const { slider, table, mount } = FlowVAE;
 
   // The model of section 1.1: z ~ N(0, 1), and x scattered around a point of the curve.
   const THETA = 2, NOISE = 0.3;
@@ -63,10 +63,6 @@
 
   function bound(say) {
     const state = { ...OPENING, x: [...OPENING.x] };
-    const later = oncePerFrame(() => {
-      update();
-      tell(true);
-    });
     const points = titledPlane("x", "drag the point x",
       "Data plane with the decoder's curve. Drag the point x, or move it with the arrow keys.",
       () => draw());
@@ -79,13 +75,7 @@
     const heightOf = (density) => (2 * EXTENT * density) / TALLEST - EXTENT;
     const peak = (scale) => Math.exp(-0.5 * LOG_2_PI) / scale;
 
-    const cells = ["ELBO", "KL(q ‖ p(z | x))", "sum", "log p(x)"]
-      .map((name) => ({ name, node: element("td") }));
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "nats"),
-        ...cells.map(({ name }) => element("th", { scope: "col" }, name)))),
-      element("tbody", {}, element("tr", {}, element("th", { scope: "row" }, "this q"),
-        ...cells.map(({ node }) => node))));
+    const told = table("nats", ["ELBO", "KL(q ‖ p(z | x))", "sum", "log p(x)"], ["this q"]);
 
     function update() {
       if (!state.known || state.knownAt !== String(state.x)) {
@@ -95,9 +85,7 @@
       state.terms = terms(state.known, state.mean, state.scale);
       const { elbo, kl } = state.terms, { logEvidence } = state.known;
       state.low ??= Math.min(BOTTOM, Math.floor(logEvidence) - 6);
-      [elbo, kl, elbo + kl, logEvidence].forEach((value, i) => {
-        cells[i].node.textContent = number(value, 3);
-      });
+      told.fill(0, [elbo, kl, elbo + kl, logEvidence].map((value) => number(value, 3)));
       knobs.mean.set(state.mean);
       knobs.scale.set(state.scale);
       points.at = [...state.x];
@@ -160,6 +148,11 @@
       for (const tick of TICKS) {
         bells.text(number(tick, 0), place(tick, 0)[0], bells.height - 9, { colour: "quiet", align: "center" });
       }
+      // The densities of it, on the other side of their names.
+      for (const tick of [1, 2]) {
+        bells.text(String(tick), bells.width - 6, place(0, tick)[1], { colour: "quiet", align: "right" });
+      }
+      bells.text("density", bells.width - 6, 10, { align: "right" });
       bells.text("z", bells.width - 6, bells.height - 9, { align: "right" });
       bells.spot([state.mean, Math.min(EXTENT, heightOf(peak(state.scale)))], "ink");
       bells.text("p(z | x)", 6, 12, { colour: "posterior", bold: true });
@@ -174,10 +167,11 @@
       const left = bar.width * 0.3, right = bar.width * 0.7, c = bar.context;
       bar.clear();
       const every = high - low > 16 ? 5 : 2;
-      for (let tick = Math.ceil(low / every) * every; tick < high; tick += every) {
-        if (y(tick) > bar.height - 8) continue;
+      const ticks = Array.from({ length: 40 }, (_, i) => (Math.ceil(low / every) + i) * every)
+        .filter((tick) => tick < high && y(tick) <= bar.height - 8);
+      for (const tick of ticks) {
         bar.line([[0, y(tick)], [bar.width, y(tick)]], { colour: "frame", width: 0.5 });
-        bar.text(number(tick, 0), 5, y(tick), { colour: "quiet" });
+        bar.text(`${number(tick, 0)}${tick === ticks.at(-1) ? " nats" : ""}`, 5, y(tick), { colour: "quiet" });
       }
       const block = (from, to, colour, name) => {
         Object.assign(c, { fillStyle: bar.colour(colour), globalAlpha: 0.45 });
@@ -190,6 +184,7 @@
       block(low, elbo, "likelihood", "ELBO");
       block(elbo, logEvidence, "kl", "KL");
       bar.line([[left - 12, y(elbo)], [right + 12, y(elbo)]], { width: 1, dash: [3, 3] });
+      if (elbo < low) bar.text(`ELBO ${number(elbo, 1)} ↓`, bar.width / 2, bar.height - 9, { align: "center" });
       bar.line([[left - 12, y(logEvidence)], [right + 12, y(logEvidence)]], { width: 2 });
       bar.text("log p(x)", (left + right) / 2, y(logEvidence) - 10, { align: "center", bold: true });
     }
@@ -201,26 +196,22 @@
       drawBar();
     }
 
+    const show = (dragged) => {
+      // The bar's scale holds while something is dragged.
+      if (!dragged) state.low = null;
+      update();
+      tell(dragged);
+    };
     const change = (changes) => {
       Object.assign(state, changes);
-      // The bar's scale holds while something is dragged.
-      state.low = null;
-      update();
-      tell();
+      show();
     };
-    const move = (changes, kind) => {
-      if (kind === "key" || kind === "release") {
-        change(kind === "key" ? changes : {});
-      } else {
-        Object.assign(state, changes);
-        later();
-      }
-    };
-    onDrag(points, (a, b, kind) => move({ x: [a, b] }, kind));
-    onDrag(bells, (z, height, kind) => {
+    onDrag(points, (a, b) => { state.x = [a, b]; }, show);
+    onDrag(bells, (z, height) => {
       const density = Math.max(1e-3, ((height + EXTENT) / (2 * EXTENT)) * TALLEST);
-      move({ mean: within(z, -REACH, REACH), scale: within(peak(1) / density, NARROW, WIDE) }, kind);
-    });
+      state.mean = within(z, -REACH, REACH);
+      state.scale = within(peak(1) / density, NARROW, WIDE);
+    }, show);
     const knob = (name, key, min, max) => slider(name,
       { min, max, step: 0.01, value: state[key], words: (value) => number(value) },
       (value) => change({ [key]: value }));
@@ -247,7 +238,7 @@
     const row = element("div", { class: "live-planes live-picture" },
       points.node, bells.node, bar.node);
     return {
-      nodes: [buttons, settings, row, key, table], draw, update, state, truth, terms, best,
+      nodes: [buttons, settings, row, key, told.node], draw, update, state, truth, terms, best,
       planes: [points, bells, bar],
       about: "Nothing is trained here: the decoder is the curve of section 1.1, and each number is a sum "
         + `over ${STEPS} slices of z.`,

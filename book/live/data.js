@@ -14,9 +14,10 @@
   const noisy = ([a, b], scale, random) =>
     [a + scale * random.normal(), b + scale * random.normal()];
 
-  // Eight Gaussians on a circle, as in the book.
+  // Eight Gaussians on a circle, as in the book, and the standard deviation of each.
+  const WIDTH = 0.14;
   const rings = (n, random) => points(n, () =>
-    noisy(onCircle((2 * Math.PI * random.integer(8)) / 8, 2), 0.14, random));
+    noisy(onCircle((2 * Math.PI * random.integer(8)) / 8, 2), WIDTH, random));
 
   const moons = (n, random) => points(n, () => {
     const [a, b] = onCircle(Math.PI * random.uniform(), 1.6);
@@ -44,7 +45,7 @@
   // Their true density, where it is known.
   function ringsDensity() {
     const centres = Array.from({ length: 8 }, (_, k) => onCircle((2 * Math.PI * k) / 8, 2));
-    const scales = centres.map(() => [Math.log(0.14), Math.log(0.14)]);
+    const scales = centres.map(() => [Math.log(WIDTH), Math.log(WIDTH)]);
     return new Mixture(new Normal(Tensor.from(centres), Tensor.from(scales)), new Tensor(1, 8));
   }
 
@@ -52,8 +53,20 @@
   const painted = (spots) => (n, random) => points(n, () =>
     noisy(spots[random.integer(spots.length)], 0.07, random));
 
+  // In per cent: further than three standard deviations from each of the eight centres.
+  function astray(x) {
+    let count = 0;
+    for (let n = 0; n < x.rows; n++) {
+      const [a, b] = x.row(n), [c, d] = onCircle((Math.round(Math.atan2(b, a) / (Math.PI / 4)) * Math.PI) / 4, 2);
+      count += Math.hypot(a - c, b - d) > 3 * WIDTH;
+    }
+    return (100 * count) / x.rows;
+  }
+
   const DATA_SETS = { rings, moons, spirals, pinwheel, checkerboard };
   const DENSITIES = { rings: ringsDensity };
+  // The entropy of eight distant Gaussians, with its sign changed.
+  const RINGS_CEILING = -Math.log(8 * 2 * Math.PI * Math.E * WIDTH ** 2);
 
-  Object.assign(FlowVAE, { DATA_SETS, DENSITIES, painted });
+  Object.assign(FlowVAE, { DATA_SETS, DENSITIES, RINGS_CEILING, astray, painted });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

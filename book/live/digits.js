@@ -5,7 +5,7 @@
   const { Tensor, Random, Normal, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { LOG_SCALE_BOUNDS, standardNormal } = FlowVAE;
   const { add, sub, mul, exp, mean, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, choice, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, titledPlane, choice, table, oncePerFrame, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, LATENT = 2, HIDDEN = [64, 64], DRAWS = 100, SHOWN = 6;
   const TILES = 13, EXTENT = 3.25, PROBE = [-1.5, 1], HALF = SIDE / 2;
@@ -90,12 +90,7 @@
     map.extent = EXTENT;
     const tiles = map.grid(TILES), mosaic = decode(tiles);
 
-    const cells = ["reconstruction", "KL(q ‖ p(z))", "ELBO"].map((name) => ({ name, node: element("td") }));
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "nats"),
-        ...cells.map(({ name }) => element("th", { scope: "col" }, name)))),
-      element("tbody", {}, element("tr", {}, element("th", { scope: "row" }, "this picture"),
-        ...cells.map(({ node }) => node))));
+    const told = table("nats", ["reconstruction", "KL(q ‖ p(z))", "ELBO"], ["this picture"]);
 
     function update() {
       const x = seen(state.ink), noise = new Random(state.seed).normals(DRAWS, LATENT);
@@ -107,9 +102,7 @@
       state.samples = decode(state.z.part(0, SHOWN));
       state.probed = decode(Tensor.from([state.probe]));
       const { reconstruction, kl } = state.terms;
-      [reconstruction, kl, reconstruction - kl].forEach((value, i) => {
-        cells[i].node.textContent = number(value, 1);
-      });
+      told.fill(0, [reconstruction, kl, reconstruction - kl].map((value) => number(value, 1)));
       sheet.canvas.setAttribute("aria-label", "Decoded pictures: at the posterior's mean, at the pointer, "
         + `and at ${SHOWN} draws of the posterior.`);
       draw();
@@ -151,8 +144,7 @@
       const column = sheet.width / 3, rise = sheet.height / 3, size = Math.min(0.74 * column, rise - 22);
       const show = (values, i, name, colour) => {
         const left = (i % 3) * column + (column - size) / 2, top = Math.floor(i / 3) * rise + 18;
-        sheet.picture(values, [left, top], size);
-        sheet.frame([left, top], size, { colour: "frame", width: 1 });
+        sheet.tile(values, [left, top], size);
         if (name) sheet.text(name, left + size / 2, top - 9, { align: "center", colour });
       };
       show(state.ink, 0, "yours", "data");
@@ -164,11 +156,7 @@
     function draw() {
       if (!state.q) return;
       pad.clear();
-      for (let i = 1; i < SIDE; i++) {
-        const at = (i * pad.width) / SIDE, edge = { colour: "frame", width: 0.5 };
-        pad.line([[at, 0], [at, pad.height]], edge);
-        pad.line([[0, at], [pad.width, at]], edge);
-      }
+      pad.ruled(SIDE);
       pad.picture(state.ink, [0, 0], pad.width);
       if (state.pen) pad.points(Tensor.from([state.pen]), "likelihood", { size: 7, mark: "ring" });
       drawMap();
@@ -227,7 +215,7 @@
     pad.node.classList.add("live-wide");
     const planes = element("div", { class: "live-planes live-picture" }, pad.node, map.node, sheet.node);
     return {
-      nodes: [bar, planes, key, table], draw, update, state, model, terms, seen, example,
+      nodes: [bar, planes, key, told.node], draw, update, state, model, terms, seen, example,
       planes: [pad, map, sheet],
     };
   }

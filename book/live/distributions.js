@@ -40,6 +40,11 @@
       return gaussianMixtureLogProb(z, loc, logScale, this.logits);
     }
 
+    component(k) {
+      const { loc, logScale } = this.components;
+      return new Normal(loc.rowsAt([k]), logScale.rowsAt([k]));
+    }
+
     // Noise (N, D) for the points, uniform numbers (N, 1) for the choice of a component.
     sample(noise, uniform) {
       const top = Math.max(...this.logits.data);

@@ -5,6 +5,8 @@
 
   const { Tensor } = FlowVAE;
   const FONT = "12px system-ui, sans-serif";
+  // How far from a corner the numbers of two axes, and their names, stand clear of each other.
+  const CLEAR = 26;
 
   // An element with attributes, listeners (`onclick: f`) and children; text stays text.
   function element(tag, attributes = {}, ...children) {
@@ -17,7 +19,8 @@
     return made;
   }
 
-  const number = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
+  // With a minus as wide as a plus, and none before a zero.
+  const number = (value, digits = 2) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -80,6 +83,14 @@
       c.fillText(words, x, y);
     }
 
+    dot(x, y, colour) {
+      const c = this.context;
+      Object.assign(c, { fillStyle: this.colour(colour), globalAlpha: 1 });
+      c.beginPath();
+      c.arc(x, y, 3, 0, 2 * Math.PI);
+      c.fill();
+    }
+
     // A square picture of numbers from 0 to 1, in ink on paper.
     picture(values, [left, top], size, { alpha = 1, colour = "ink" } = {}) {
       const side = Math.sqrt(values.length), image = element("canvas", { width: side, height: side });
@@ -94,6 +105,12 @@
       Object.assign(this.context, { globalAlpha: alpha, imageSmoothingEnabled: size < 2 * side });
       this.context.drawImage(image, left, top, size, size);
       Object.assign(this.context, { globalAlpha: 1, imageSmoothingEnabled: true });
+    }
+
+    // The same as one of several, with a frame.
+    tile(values, at, size) {
+      this.picture(values, at, size);
+      this.frame(at, size, { colour: "frame", width: 1 });
     }
 
     frame([left, top], size, look) {
@@ -135,6 +152,15 @@
       return [this.width / 2 + x * half, this.height / 2 - y * half];
     }
 
+    // Lines between side × side pixels.
+    ruled(side) {
+      for (let i = 1; i < side; i++) {
+        const at = (i * this.width) / side;
+        this.paths([[[at, 0], [at, this.height]], [[0, at], [this.width, at]]],
+          { colour: "frame", width: 0.5 });
+      }
+    }
+
     ticks() {
       const step = [2, 4, 8].find((each) => this.extent <= 3.5 * each) || 16;
       return Array.from({ length: 9 }, (_, i) => (i - 4) * step)
@@ -152,17 +178,17 @@
     // Last, so that nothing lies on the numbers.
     numbers() {
       for (const tick of this.ticks()) {
-        if (!tick || Math.abs(tick) > 0.85 * this.extent) continue;
         const [x, y] = this.place(tick, tick);
+        if (!tick || Math.min(x, this.width - x) < CLEAR) continue;
         this.text(number(tick, 0), x, this.height - 9, { colour: "quiet", align: "center" });
         this.text(number(tick, 0), 5, y, { colour: "quiet" });
       }
     }
 
-    names() {
+    names(across = `${this.name}₁`, up = `${this.name}₂`) {
       this.numbers();
-      this.text(`${this.name}₁`, this.width - 6, this.height - 9, { align: "right" });
-      this.text(`${this.name}₂`, 5, 10);
+      this.text(across, this.width - 6, this.height - 9, { align: "right" });
+      this.text(up, 5, 10);
     }
 
     // `mark`: "dot", "ring" or "cross".
@@ -321,18 +347,20 @@
   // Curves over the steps of a training. A line: `{points: [[x, y], …], colour, dash, label}`.
   class Chart extends Figure {
     // The first share `skip` of the steps is not looked at for the height of the chart: a steep part
-    // would flatten all the rest.
-    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08 }) {
+    // would flatten all the rest. The height is `span` units at least, and if it is held, as it was.
+    draw({ title, lines, last, level, least, across = "training steps", skip = 0.08, span = 1, held }) {
       this.clear();
       const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
       const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
       const shown = late.length ? late : lines.flatMap(({ points }) => points);
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
       let low = Math.min(...values), high = Math.max(...values);
-      if (high - low < 1) [low, high] = [(low + high - 1) / 2, (low + high + 1) / 2];
+      if (high - low < span) [low, high] = [(low + high - span) / 2, (low + high + span) / 2];
       // A distance is never negative.
       if (least !== undefined) [low, high] = [least, Math.max(high, least + 1)];
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
+      if (held && this.range) [low, high] = this.range;
+      this.range = [low, high];
       const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
       const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5)
@@ -359,6 +387,7 @@
         this.line(points.map(([a, b]) => [x(a), y(b)]), { colour, dash, width: 1.8 });
         this.context.restore();
         const [a, b] = points.at(-1);
+        if (points.length === 1 && b >= low && b <= high) this.dot(x(a), y(b), colour);
         ends.push({ x: x(a) + 5, y: Math.min(bottom, Math.max(top, y(b))), label, colour });
       }
       // Words last, so that no line crosses them. Those at the ends of lines are moved apart.
@@ -366,6 +395,9 @@
       ends.sort((a, b) => a.y - b.y);
       ends.forEach((end, i) => {
         if (i) end.y = Math.max(end.y, ends[i - 1].y + 13);
+      });
+      ends.reverse().forEach((end, i) => {
+        end.y = Math.min(end.y, i ? ends[i - 1].y - 13 : bottom - 6);
       });
       ends.forEach((end) => this.text(end.label, end.x, end.y, { colour: end.colour, bold: true }));
     }

@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Linear, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { DATA_SETS, mlp, silu, add, columns, concat, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, choice, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, titledPlane, onDrag, choice, table, mount } = FlowVAE;
 
   const WIDTH = 32, COUNT = 16, SHOWN = 300, DRAWN = 120, STEPS = 81, EXTENT = 9, BLADES = 5;
   const OPENING = { z: [4, -0.5], hold: "top", seed: 0 };
@@ -95,14 +95,8 @@
 
     // Of points drawn with each level held, the share in the blade that holds the most.
     const cells = { top: "z₂ held, z₁ drawn", lower: "z₁ held, z₂ drawn" };
-    const rows = Object.entries(cells).map(([hold, name]) => {
-      const values = [element("td"), element("td")];
-      return { hold, values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...[`${DRAWN} points`, "blades", "in the fullest"]
-        .map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...rows.map(({ row }) => row)));
+    const rows = Object.keys(cells).map((hold) => ({ hold }));
+    const told = table(`${DRAWN} points`, ["blades", "in the fullest"], Object.values(cells));
 
     function spread(x) {
       const counts = Array(BLADES).fill(0);
@@ -112,13 +106,12 @@
 
     function update() {
       const { hold } = state;
-      for (const each of rows) {
+      rows.forEach((each, r) => {
         state.hold = each.hold;
         const z = drawOther(new Random(state.seed)), x = model.likelihood.forward(z).loc;
         Object.assign(each, { z, x, spread: spread(x) });
-        each.values[0].textContent = String(each.spread.blades);
-        each.values[1].textContent = `${Math.round(100 * each.spread.most)} %`;
-      }
+        told.fill(r, [String(each.spread.blades), `${Math.round(100 * each.spread.most)} %`]);
+      });
       state.hold = hold;
       state.drawn = rows.find((each) => each.hold === hold);
       state.x = [...model.likelihood.forward(Tensor.from([state.z])).loc.data];
@@ -153,29 +146,20 @@
       points.spot(x, "ink");
     }
 
-    const later = oncePerFrame(() => {
+    const show = (dragged) => {
       update();
-      tell(true);
-    });
-    const move = (z, kind) => {
-      if (kind !== "release") state.z = z;
-      if (kind === "press") later();
-      else {
-        update();
-        tell();
-      }
+      tell(dragged);
     };
-    onDrag(latents, (z1, z2, kind) => move([z2, z1], kind));
-    onDrag(points, (a, b, kind) => {
+    onDrag(latents, (z1, z2) => { state.z = [z2, z1]; }, show);
+    onDrag(points, (a, b) => {
       // Its code, level by level: the means.
       const x = Tensor.from([[a, b]]), z2 = model.top.forward(x).loc;
       const z1 = model.below.forward([x, z2]).loc;
-      move([...z2.data, ...z1.data], kind);
-    });
+      state.z = [...z2.data, ...z1.data];
+    }, show);
     const change = (changes) => {
       Object.assign(state, changes);
-      update();
-      tell();
+      show();
     };
     const holds = choice("hold: ", { top: "the top, z₂: draw z₁", lower: "the lower, z₁: draw z₂" },
       (hold) => change({ hold }));
@@ -193,7 +177,7 @@
     tell();
     const planes = element("div", { class: "live-planes live-picture" }, latents.node, points.node);
     return {
-      nodes: [bar, planes, key, table], draw, update, state, model, rows, bladeOf,
+      nodes: [bar, planes, key, told.node], draw, update, state, model, rows, bladeOf,
       planes: [latents, points],
     };
   }

@@ -5,7 +5,7 @@
 
   const { Tensor, Random, CouplingFlow, Permutation, DATA_SETS, trained } = FlowVAE;
   const { add, columns, mean } = FlowVAE;
-  const { element, number, calm, button, titledPlane, slider, choice, mount } = FlowVAE;
+  const { element, number, calm, button, titledPlane, slider, choice, glide, mount } = FlowVAE;
 
   const SETTINGS = { transforms: 4, hidden: [32, 32] }, KINDS = ["affine", "spline"];
   // Cells along a side of the grid, which goes from −REACH to REACH; a line each so many cells.
@@ -89,7 +89,7 @@
       fill(kind, new CouplingFlow(2, { ...SETTINGS, kind }, new Random(0))));
     const grids = flows.map((flow) => stages(flow, lattice())), last = grids[0].length - 1;
     const planes = KINDS.map((kind) => titledPlane("z", kind, kind, () => draw(), { keys: false }));
-    const state = { depth: 0, seed: 0, cloud: "noise", toward: null };
+    const state = { depth: 0, seed: 0, cloud: "noise" };
 
     // Draws of the noise sent forwards, or points of the ring that were sent back.
     function renew() {
@@ -116,7 +116,8 @@
         plane.axes();
         drawGrid(plane, between(grids[i], state.depth));
         plane.points(between(state.clouds[i], state.depth).x, "data", { size: 1.5, alpha: 0.75 });
-        plane.numbers();
+        const ends = { 0: "u", [last]: "z" }, name = ends[state.depth];
+        plane.names(...(name ? [`${name}₁`, `${name}₂`] : ["1st", "2nd"]));
       });
     }
 
@@ -133,15 +134,19 @@
     }
 
     const depth = slider("Couplings done:",
-      { min: 0, max: last, step: 0.05, value: 0, words }, (value) => to(value, true));
+      { min: 0, max: last, step: 0.05, value: 0, words }, (value) => {
+        going.stop();
+        to(value);
+      });
 
-    function to(value, byHand) {
-      if (byHand) state.toward = null;
-      else depth.set(value);
+    function to(value, there = true) {
+      depth.set(value);
       state.depth = value;
       draw();
-      if (!state.toward) tell();
+      if (there) tell();
     }
+
+    const going = glide(to);
 
     // Runs to an end; where motion is not wanted, one coupling at a time and at once.
     function play(end) {
@@ -149,21 +154,12 @@
         to(Math.max(0, Math.min(last, Math.round(state.depth) + (end ? 1 : -1))));
         return;
       }
-      const run = (state.toward = { end });
-      let before = performance.now();
-      const frame = (now) => {
-        if (state.toward !== run) return;
-        const by = Math.max(0, now - before) / 1000 / SECONDS_A_LAYER, left = end - state.depth;
-        before = now;
-        if (Math.abs(left) <= by) state.toward = null;
-        to(state.toward ? state.depth + Math.sign(left) * by : end);
-        if (state.toward) requestAnimationFrame(frame);
-      };
-      requestAnimationFrame(frame);
+      going.go(state.depth, end, 1 / SECONDS_A_LAYER);
     }
 
     function start(changes) {
-      Object.assign(state, { toward: null }, changes);
+      going.stop();
+      Object.assign(state, changes);
       renew();
       to(state.depth);
     }

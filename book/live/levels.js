@@ -2,14 +2,13 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { Tensor, Random, DATA_SETS, mlp, trained, add, mul, concat } = FlowVAE;
-  const { element, number, calm, button, titledPlane, onDrag, slider, choice, mount } = FlowVAE;
+  const { Tensor, Random, DATA_SETS, RINGS_CEILING, astray, mlp, trained, add, mul, concat } = FlowVAE;
+  const { element, number, calm, button, titledPlane, onDrag, nearest } = FlowVAE;
+  const { slider, choice, table, glide, mount } = FlowVAE;
 
   const COUNTS = [1, 2, 4, 8, 16, 32, 64], SHOWN = 200, SECONDS = 2.5;
   // Log SNR of the first and of the last level; the table of errors has them evenly in between.
-  const CLEAN = 4, NOISY = -4, WIDTH = 0.14;
-  // The entropy of eight distant Gaussians of that width, with its sign changed.
-  const CEILING = -Math.log(8 * 2 * Math.PI * Math.E * WIDTH ** 2);
+  const CLEAN = 4, NOISY = -4;
   const OPENING = { count: 8, steps: "fitted", level: 0, seed: 0, particle: 0 };
 
   const alpha = (lam) => Math.sqrt(1 / (1 + Math.exp(-lam))), sigma = (lam) => alpha(-lam);
@@ -92,19 +91,9 @@
     return seen.reverse();
   }
 
-  // In per cent: further than three standard deviations from each of the eight centres.
-  function astray(x) {
-    let count = 0;
-    for (let n = 0; n < x.rows; n++) {
-      const [a, b] = x.row(n), angle = (Math.round(Math.atan2(b, a) / (Math.PI / 4)) * Math.PI) / 4;
-      count += Math.hypot(a - 2 * Math.cos(angle), b - 2 * Math.sin(angle)) > 3 * WIDTH;
-    }
-    return Math.round((100 * count) / x.rows);
-  }
-
   function levels(say) {
     const denoise = trained("levels")("denoiser", new Denoiser(32, 65, new Random(0)));
-    const state = { ...OPENING, toward: null }, kept = new Map();
+    const state = { ...OPENING }, kept = new Map();
     const planes = [["forwards: noise", "Forwards: the ring and its noise."],
       ["back: the model", "Back: from noise to samples."]].map(([title, label]) =>
       titledPlane("z", title, `${label} The arrow keys and a click choose the point that is followed.`,
@@ -121,15 +110,7 @@
       return kept.get(name);
     }
 
-    const cells = ["narrow", "fitted"].map((steps) => {
-      const values = ["bound", "short"].map(() => element("td"));
-      const row = element("tr", {}, element("th", { scope: "row" }, `${steps} steps`), ...values);
-      return { steps, values, row };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats", "bound", "below the true density"]
-        .map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...cells.map(({ row }) => row)));
+    const told = table("nats", ["bound", "below the true density"], ["narrow steps", "fitted steps"]);
 
     function draw() {
       state.chains = chains();
@@ -144,24 +125,26 @@
         plane.line(path, { width: count > 16 ? 1 : 1.6 });
         way.forEach((z) => plane.points(z.rowsAt([state.particle]), "ink", { size: 2.2 }));
         plane.spot(chain[level].row(state.particle), "ink");
-        plane.names();
+        // z₁ is a level here.
+        plane.names(...(level ? ["1st", "2nd"] : ["x₁", "x₂"]));
       });
     }
 
     function update() {
       const { count } = state;
-      cells.forEach(({ steps, values }) => {
+      ["narrow", "fitted"].forEach((steps, r) => {
         const value = bound(denoise, count, steps);
-        [value, CEILING - value].forEach((v, c) => { values[c].textContent = number(v); });
+        told.fill(r, [value, RINGS_CEILING - value].map((nats) => number(nats)));
       });
       draw();
     }
 
     function tell() {
       const { count, steps, level, chains: both } = state, value = bound(denoise, count, steps);
+      const lost = (i) => Math.round(astray(both[i][0]));
       const where = level
         ? `Level ${level} of ${count}, log SNR ${number(levelsOf(count)[level - 1], 1)}.`
-        : `${astray(both[1][0])} % of the samples are astray, and ${astray(both[0][0])} % of the data.`;
+        : `${lost(1)} % of the samples are astray, and ${lost(0)} % of the data.`;
       say(`T = ${count}, ${steps} steps: a bound of ${number(value)} nats. ${where}`);
     }
 
@@ -169,7 +152,8 @@
       (level ? `${level} of ${state.count}${level === state.count ? " (noise)" : ""}` : "0 (data)");
     const depth = slider("level t:", { min: 0, max: OPENING.count, step: 1, value: 0, words },
       (level) => {
-        Object.assign(state, { level, toward: null });
+        going.stop();
+        state.level = level;
         draw();
         tell();
       });
@@ -179,12 +163,20 @@
     }, (i) => set({ count: COUNTS[i], level: Math.round((state.level / state.count) * COUNTS[i]) }));
 
     function set(changes) {
-      Object.assign(state, { toward: null }, changes);
+      going.stop();
+      Object.assign(state, changes);
       depth.input.max = state.count;
       depth.set(state.level);
       update();
       tell();
     }
+
+    const going = glide((level, arrived) => {
+      state.level = Math.round(level);
+      depth.set(state.level);
+      draw();
+      if (arrived) tell();
+    });
 
     // Level by level to an end; where motion is not wanted, one level at a time.
     function play(end) {
@@ -192,32 +184,12 @@
         set({ level: Math.max(0, Math.min(state.count, state.level + Math.sign(end - state.level))) });
         return;
       }
-      const from = state.level, run = (state.toward = { end }), begin = performance.now();
-      const frame = (now) => {
-        if (state.toward !== run) return;
-        const share = (Math.max(0, now - begin) / 1000 / SECONDS) * state.count;
-        const left = Math.abs(end - from), gone = Math.min(left, Math.floor(share));
-        state.level = from + Math.sign(end - from) * gone;
-        depth.set(state.level);
-        draw();
-        if (gone < left) {
-          requestAnimationFrame(frame);
-        } else {
-          state.toward = null;
-          tell();
-        }
-      };
-      requestAnimationFrame(frame);
+      going.go(state.level, end, state.count / SECONDS);
     }
 
-    planes.forEach((plane, i) => onDrag(plane, (x, y, kind) => {
-      if (kind === "release") return;
-      const now = state.chains[i][state.level];
-      const away = (n) => Math.hypot(now.row(n)[0] - x, now.row(n)[1] - y);
-      const all = Array.from({ length: now.rows }, (_, n) => n);
-      state.particle = all.reduce((best, n) => (away(n) < away(best) ? n : best));
-      draw();
-    }));
+    planes.forEach((plane, i) => onDrag(plane, (x, y) => {
+      state.particle = nearest(state.chains[i][state.level], x, y);
+    }, draw));
     const steps = choice("steps: ", { fitted: "fitted", narrow: "narrow" },
       (value) => set({ steps: value }));
     const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Levels" },
@@ -236,7 +208,7 @@
     update();
     tell();
     const row = element("div", { class: "live-planes live-picture" }, ...planes.map((p) => p.node));
-    const nodes = [bar, settings, row, key, table];
+    const nodes = [bar, settings, row, key, told.node];
     return { nodes, draw, state, planes, set, denoise, bound, stepBack };
   }
 

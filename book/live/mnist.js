@@ -2,8 +2,8 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { Tensor, Random, GaussianMixture, mlp, trained, Way, runButton, wayCharts, waySliders } = FlowVAE;
-  const { element, button, titledPlane, onDrag, oncePerFrame, mount } = FlowVAE;
+  const { Tensor, Random, GaussianMixture, mlp, trained, Way, drawWay, wayCharts, wayControls } = FlowVAE;
+  const { element, titledPlane, onDrag, mount } = FlowVAE;
 
   const LATENT = 2, COMPONENTS = 64, HIDDEN = [64, 128], PIXELS = 28 * 28;
   const EXTENT = 12, STEPS = 81, TILES = 19, FAR = 100, ALONG = 12, ROW = 6;
@@ -31,19 +31,12 @@
     const heights = prior.logProb(plane.grid(STEPS)).data;
     const tiles = plane.grid(TILES), mosaic = new Tensor(tiles.rows, PIXELS, decode(tiles));
 
-    // From the start again.
-    function restart(changes = {}) {
-      Object.assign(state, changes);
-      go.stop();
-      state.way = new Way({ ...state, logProb: (z) => prior.logProb(z), reward: null, far: FAR });
+    function begin() {
       plane.at = [...state.start];
-      draw();
+      return new Way({ ...state, logProb: (z) => prior.logProb(z), reward: null, far: FAR });
     }
 
-    const step = () => state.way.step();
-    const tell = (quietly) => say(state.way.words(), quietly);
-
-    function drawPlane({ path, start }) {
+    function drawPlane(way) {
       plane.clear();
       plane.still(() => {
         const size = plane.width / TILES;
@@ -54,20 +47,14 @@
         plane.density(heights, EXTENT, "prior");
       });
       plane.names();
-      plane.line(path.map(({ z }) => plane.place(...z.data)), { width: 1.6 });
-      path.forEach(({ z }, i) => i && plane.points(z, "ink", { size: 2.2 }));
-      plane.spot(start, "quiet");
-      plane.spot(path.at(-1).z.data, "ink");
+      drawWay(plane, way);
     }
 
     // The first and the last, and below them some on the way.
     function drawSheet({ path }) {
       sheet.clear();
       const half = sheet.width / 2, large = 0.86 * half, small = (0.86 * sheet.width) / ROW;
-      const show = ({ z }, at, size) => {
-        sheet.picture(decode(z), at, size);
-        sheet.frame(at, size, { colour: "frame", width: 1 });
-      };
+      const show = ({ z }, at, size) => sheet.tile(decode(z), at, size);
       const last = path.length - 1, top = 0.12 * sheet.height, below = top + large + 34;
       [[0, "at the start"], [last, last ? `after ${last}` : "now"]].forEach(([i, name], side) => {
         const left = side * half + (half - large) / 2;
@@ -87,56 +74,27 @@
       if (!state.way) return;
       drawPlane(state.way);
       drawSheet(state.way);
-      charts.draw(state.way);
+      charts.draw(state.way, state.held);
       const steps = state.way.path.length - 1;
       sheet.canvas.setAttribute("aria-label", steps
         ? `Decoded digits: at the start, after ${steps} steps, and ${ALONG} on the way.`
         : "Decoded digits: at the start.");
     }
 
-    const again = oncePerFrame(() => {
-      restart();
-      tell(true);
-    });
-    const change = (changes = {}) => {
-      restart(changes);
-      tell();
-    };
-    onDrag(plane, (x, y, kind) => {
-      if (kind === "key") {
-        change({ start: [x, y] });
-      } else if (kind === "release") {
-        tell();
-      } else {
-        state.start = [x, y];
-        again();
-      }
-    });
-    const go = runButton(step, draw, tell), sliders = waySliders(OPENING, change, LR);
-    const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Refinement of a digit" },
-      button("Step", () => {
-        go.stop();
-        step();
-        draw();
-        tell();
-      }), go.node,
-      button("Back to the start", () => change()),
-      button("New noise", () => change({ seed: state.seed + 1 })),
-      button("Reset", () => {
-        sliders.reset();
-        change({ ...OPENING });
-      }));
-    const settings = element("div", { class: "lab-bar" }, ...sliders.nodes);
+    const { bar, sliders, restart, step, show, change } = wayControls(say,
+      { label: "Refinement of a digit", state, opening: OPENING, begin, draw, range: LR });
+    onDrag(plane, (x, y) => { state.start = [x, y]; }, show);
+    const settings = element("div", { class: "lab-bar" }, ...sliders);
     const key = element("p", { class: "live-key" },
-      "Blue: the prior, with lines around half of it and 95 %. Behind it, what the decoder makes of each "
-      + "place. A digit is the mean of p(x | z): each pixel's probability of ink.");
-    restart();
-    tell();
+      "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
+      + "of it and 95 %. Behind it, what the decoder makes of each place. A digit is the mean of p(x | z): "
+      + "each pixel's probability of ink. U is log p(z) less the anchor's term.");
+    change();
     const row = element("div", { class: "live-planes live-pair live-picture" }, plane.node, sheet.node);
     const below = element("div", { class: "live-planes live-pair" }, ...charts.nodes);
     return {
       nodes: [bar, settings, row, key, below], draw, state, model, decode, planes: [plane, sheet],
-      restart, step,
+      charts: charts.charts, restart, step,
     };
   }
 

@@ -16,12 +16,33 @@
     });
   }
 
-  // Calls `change(x, y, kind)` when a pointer presses or drags, and for the arrow keys.
-  function onDrag(plane, change) {
+  // Calls `move(x, y, kind)` when a pointer presses ("press") or drags on ("drag"), and for the arrow
+  // keys ("key"). Then `show(dragged, byKey)`: once a frame while the pointer is down, at the end of a
+  // drag, and for a key.
+  function onDrag(plane, move, show) {
+    let held = false;
+    const later = oncePerFrame(() => { if (held) show(true); });
     plane.listen((x, y, kind) => {
       const inside = [x, y].map((v) => Math.max(-plane.extent, Math.min(plane.extent, v)));
-      if (kind === "press" || kind === "key" || kind === "release") change(...inside, kind);
+      if (kind === "press") {
+        move(...inside, held ? "drag" : "press");
+        held = true;
+        later();
+      } else if (kind === "key") {
+        move(...inside, kind);
+        show(false, true);
+      } else if (kind === "release" && held) {
+        held = false;
+        show(false);
+      }
     });
+  }
+
+  // The row of (N, 2) points that is nearest to (x, y).
+  function nearest(points, x, y) {
+    const away = (n) => Math.hypot(points.row(n)[0] - x, points.row(n)[1] - y);
+    const all = Array.from({ length: points.rows }, (_, n) => n);
+    return all.reduce((best, n) => (away(n) < away(best) ? n : best));
   }
 
   // A slider with its name, its value in words, and `change(value)`.
@@ -50,6 +71,37 @@
     const select = element("select", { onchange: () => change(select.value) },
       ...Object.entries(options).map(([value, words]) => element("option", { value }, words)));
     return { select, node: element("label", {}, `${name} `, select) };
+  }
+
+  // A table with names above its columns and beside its rows; `fill(row, words)` writes into a row.
+  function table(corner, columns, rows) {
+    const name = (scope, words) => element("th", { scope }, words);
+    const cells = rows.map(() => columns.map(() => element("td")));
+    const node = element("table", { class: "live-table" },
+      element("thead", {}, element("tr", {}, corner ? name("col", corner) : element("td"),
+        ...columns.map((words) => name("col", words)))),
+      element("tbody", {}, ...rows.map((words, r) => element("tr", {}, name("row", words), ...cells[r]))));
+    const fill = (r, words) => words.forEach((text, c) => { cells[r][c].textContent = text; });
+    return { node, fill };
+  }
+
+  // Goes from one number to another, so many units a second, and calls `show(value, arrived)` each
+  // frame, until it is there or told to stop.
+  function glide(show) {
+    let current = null;
+    const stop = () => { current = null; };
+    const go = (from, to, speed) => {
+      const own = (current = {}), begin = performance.now(), far = Math.abs(to - from);
+      const frame = (now) => {
+        if (current !== own) return;
+        const gone = Math.min(far, (Math.max(0, now - begin) / 1000) * speed);
+        if (gone === far) stop();
+        show(from + Math.sign(to - from) * gone, gone === far);
+        if (gone < far) requestAnimationFrame(frame);
+      };
+      requestAnimationFrame(frame);
+    };
+    return { go, stop };
   }
 
   // However often it is called within a frame, `does` runs once, at its end.
@@ -88,6 +140,6 @@
   }
 
   Object.assign(FlowVAE, {
-    button, titledPlane, onDrag, slider, choice, oncePerFrame, mount, figures: {},
+    button, titledPlane, onDrag, nearest, slider, choice, table, glide, oncePerFrame, mount, figures: {},
   });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -2,11 +2,12 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { Tensor, Random, Linear, standardNormal, trained } = FlowVAE;
+  const { Tensor, Random, Linear, standardNormal, astray, trained } = FlowVAE;
   const { add, mul, unary, silu, linear, rowSum } = FlowVAE;
-  const { element, number, calm, button, titledPlane, onDrag, slider, choice, mount } = FlowVAE;
+  const { element, number, calm, button, titledPlane, onDrag } = FlowVAE;
+  const { slider, choice, table, glide, mount } = FlowVAE;
 
-  const WIDTH = 64, SHOWN = 250, PATHS = 40, EXACT = 64, SECONDS = 2.5, RING = 0.14;
+  const WIDTH = 64, SHOWN = 250, PATHS = 40, EXACT = 64, SECONDS = 2.5;
   const COUNTS = [1, 2, 4, 8, 16, 32, 64], ARROWS = 13, START = [-0.7, 1.3];
   const OPENING = { steps: 8, solver: "rk4", time: 1, seed: 0 };
 
@@ -90,16 +91,6 @@
     return add(standardNormal(z.cols).logProb(h), sum);
   }
 
-  // In per cent: further than three standard deviations from each of the eight centres.
-  function astray(x) {
-    let count = 0;
-    for (let n = 0; n < x.rows; n++) {
-      const [a, b] = x.row(n), angle = (Math.round(Math.atan2(b, a) / (Math.PI / 4)) * Math.PI) / 4;
-      count += Math.hypot(a - 2 * Math.cos(angle), b - 2 * Math.sin(angle)) > 3 * RING;
-    }
-    return (100 * count) / x.rows;
-  }
-
   const apart = (a, b, n) => Math.hypot(a.row(n)[0] - b.row(n)[0], a.row(n)[1] - b.row(n)[1]);
   const meanOf = (rows, f) =>
     Array.from({ length: rows }, (_, n) => f(n)).reduce((sum, v) => sum + v, 0) / rows;
@@ -113,7 +104,7 @@
 
   function particles(say) {
     const prior = trained("particles")("prior", new VelocityField(2, new Random(0)));
-    const state = { ...OPENING, start: [...START], toward: null }, kept = new Map();
+    const state = { ...OPENING, start: [...START] }, kept = new Map();
     const cloud = titledPlane("h", "particles",
       "Particles. Drag the start of the marked one, or move it with the arrow keys.", () => draw());
     const wind = titledPlane("h", "the field at this time",
@@ -129,15 +120,8 @@
       return kept.get(name);
     }
 
-    const cells = { euler: "plain steps", rk4: "Runge–Kutta" };
-    const rows = Object.entries(cells).map(([solver, name]) => {
-      const values = ["calls", "off", "detour", "astray"].map(() => element("td"));
-      return { solver, values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["", "network calls", "off the exact end", "detour", "astray"]
-        .map((words) => (words ? element("th", { scope: "col" }, words) : element("td"))))),
-      element("tbody", {}, ...rows.map(({ row }) => row)));
+    const told = table("", ["network calls", "off the exact end", "detour", "astray"],
+      ["plain steps", "Runge–Kutta"]);
 
     function measures(solver) {
       const way = ways(solver, state.steps), exact = ways("rk4", EXACT).at(-1), end = way.at(-1);
@@ -157,10 +141,10 @@
     function update() {
       state.own = follow(prior, Tensor.from([state.start]), state.steps, state.solver);
       state.logP = logProb(prior, state.own.at(-1)).data[0];
-      rows.forEach(({ solver, values }) => {
+      Object.keys(SOLVERS).forEach((solver, r) => {
         const { calls, off, detour: longer, astray: share } = measures(solver);
-        [String(calls), number(off, 3), `${number(100 * (longer - 1), 0)} %`, `${Math.round(share)} %`]
-          .forEach((words, i) => { values[i].textContent = words; });
+        told.fill(r, [String(calls), number(off, 3), `${number(100 * (longer - 1), 0)} %`,
+          `${Math.round(share)} %`]);
       });
       cloud.at = [...state.start];
       draw();
@@ -209,11 +193,19 @@
     }
 
     function set(changes) {
-      Object.assign(state, changes, { toward: null });
+      going.stop();
+      Object.assign(state, changes);
       when.set(state.time);
       update();
       tell();
     }
+
+    const going = glide((time, arrived) => {
+      state.time = time;
+      when.set(time);
+      draw();
+      if (arrived) tell();
+    });
 
     // Through the time, to `end`; where motion is not wanted, at once.
     function play(end) {
@@ -221,31 +213,17 @@
         set({ time: end });
         return;
       }
-      const from = end ? 0 : 1, run = (state.toward = { end }), begin = performance.now();
-      const frame = (now) => {
-        if (state.toward !== run) return;
-        const gone = Math.min(1, Math.max(0, now - begin) / 1000 / SECONDS);
-        state.time = from + (end - from) * gone;
-        when.set(state.time);
-        draw();
-        if (gone < 1) {
-          requestAnimationFrame(frame);
-        } else {
-          state.toward = null;
-          tell();
-        }
-      };
-      requestAnimationFrame(frame);
+      going.go(1 - end, end, 1 / SECONDS);
     }
 
-    onDrag(cloud, (x, y, kind) => {
-      if (kind !== "release") state.start = [x, y];
+    onDrag(cloud, (x, y) => { state.start = [x, y]; }, (dragged) => {
       update();
-      tell(kind === "press");
+      tell(dragged);
     });
     const when = slider("time t", { min: 0, max: 1, step: 0.01, value: OPENING.time,
       words: (t) => number(t) }, (time) => {
-      Object.assign(state, { time, toward: null });
+      going.stop();
+      state.time = time;
       draw();
       tell();
     });
@@ -271,7 +249,7 @@
     tell();
     const planes = element("div", { class: "live-planes live-picture" }, cloud.node, wind.node);
     return {
-      nodes: [bar, settings, planes, key, table], draw, update, state, prior, follow, logProb, measures,
+      nodes: [bar, settings, planes, key, told.node], draw, update, state, prior, follow, logProb, measures,
       set, planes: [cloud, wind],
     };
   }

@@ -4,10 +4,10 @@
 
   const { Tensor, Random, Normal, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { mean, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, choice, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, HALF = SIDE / 2, LATENT = 2, HIDDEN = [64, 64];
-  const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 7;
+  const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 8;
   // The middles of the lowest and of the highest of 17 grey levels.
   const PAPER = 0.5 / 17, INK = 16.5 / 17;
   // The one whose absence costs the most.
@@ -39,7 +39,7 @@
 
   function pixels(say) {
     const model = modelOf("pixels"), inputs = model.prior.pseudoInputs, learned = inputs.data.slice();
-    const state = { chosen: FIRST, seed: 0, samples: "whole", pixel: pixelAt([-0.5, 0.5]), pen: null };
+    const state = { chosen: FIRST, seed: 0, samples: "whole", pixel: pixelAt([-0.5, 0.5]) };
     const pad = titledPlane("", "", "The chosen pseudo-input, 8 by 8 pixels. A click or a drag changes "
       + "pixels from paper to ink or back; arrow keys move from pixel to pixel, and space changes one.",
       () => draw());
@@ -52,14 +52,8 @@
     pad.stride = 1 / HALF;
     map.extent = EXTENT;
     const grid = map.grid(STEPS);
-    const cells = ["as trained", "now", "the ELBO gains"].map((name) => {
-      const value = element("td");
-      return { value, row: element("tr", {}, element("th", { scope: "row" }, name), value) };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats, mean of 180 digits", "log p(z) of their codes"]
-        .map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...cells.map(({ row }) => row)));
+    const told = table(`nats, mean of ${CODES} digits`, ["log p(z) of their codes"],
+      ["as trained", "now", "the ELBO gains"]);
 
     const logProb = () => mean(model.prior.forward().logProb(state.codes)).data[0];
 
@@ -76,17 +70,15 @@
 
     function update() {
       const p = model.prior.forward(), { samples, choice: uniform } = state.noise;
-      const row = (t) => t.rowsAt([state.chosen]);
       state.locs = p.components.loc;
-      state.own = new Normal(row(p.components.loc), row(p.components.logScale));
+      state.own = p.component(state.chosen);
       const z = state.samples === "whole" ? p.sample(samples, uniform) : state.own.sample(samples);
       state.drawn = { z, x: model.likelihood.forward(z).loc };
       state.heights = { prior: p.logProb(grid).data, own: state.own.logProb(grid).data };
       state.now = logProb();
       // Nothing else of the bound sees the prior.
-      [state.asTrained, state.now, state.now - state.asTrained].forEach((value, i) => {
-        cells[i].value.textContent = number(value);
-      });
+      [state.asTrained, state.now, state.now - state.asTrained].forEach((value, i) =>
+        told.fill(i, [number(value)]));
       pad.at = middle(state.pixel);
       pad.heading.textContent = `pseudo-input ${state.chosen + 1} of ${COUNT}`;
       draw();
@@ -103,11 +95,7 @@
       if (!state.heights) return;
       pad.clear();
       pad.picture(inputs.row(state.chosen), [0, 0], pad.width);
-      for (let i = 1; i < SIDE; i++) {
-        const at = (i * pad.width) / SIDE, edge = { colour: "frame", width: 0.5 };
-        pad.line([[at, 0], [at, pad.height]], edge);
-        pad.line([[0, at], [pad.width, at]], edge);
-      }
+      pad.ruled(SIDE);
       const size = pad.width / SIDE, { column, row } = state.pixel;
       pad.frame([column * size, row * size], size, { colour: "prior", width: 2.5 });
       map.clear();
@@ -123,55 +111,32 @@
       const cell = sheet.width / ACROSS, inner = 0.84 * cell;
       for (let n = 0; n < state.drawn.x.rows; n++) {
         const at = [n % ACROSS, Math.floor(n / ACROSS)].map((i) => i * cell + 0.08 * cell);
-        sheet.picture(state.drawn.x.row(n), at, inner);
-        sheet.frame(at, inner, { colour: "frame", width: 1 });
+        sheet.tile(state.drawn.x.row(n), at, inner);
       }
     }
 
-    const later = oncePerFrame(() => {
+    const show = (dragged) => {
       update();
-      if (state.pen !== null) tell(true);
+      tell(dragged);
+    };
+    onDrag(pad, (x, y, kind) => {
+      const row = inputs.row(state.chosen), { index } = (state.pixel = pixelAt([x, y]));
+      // Drags go on as they began: with ink or with paper.
+      if (kind === "press") state.pen = row[index] > 0.5 ? PAPER : INK;
+      if (kind !== "key") row[index] = state.pen;
+    }, (dragged, byKey) => {
+      show(dragged);
+      const { row, column, index } = state.pixel;
+      if (!byKey) return;
+      say(`Row ${row + 1}, column ${column + 1}: ${inputs.row(state.chosen)[index] > 0.5 ? "ink" : "paper"}.`);
     });
-
-    // Drags go on as they began: with ink or with paper.
-    function touch(pixel) {
-      const row = inputs.row(state.chosen);
-      state.pen ??= row[pixel.index] > 0.5 ? PAPER : INK;
-      row[pixel.index] = state.pen;
-    }
-
-    pad.listen((x, y, kind) => {
-      if (kind === "move" || kind === "leave") return;
-      if (kind === "release") {
-        state.pen = null;
-        update();
-        tell();
-        return;
-      }
-      state.pixel = pixelAt([x, y]);
-      if (kind === "key") {
-        pad.at = middle(state.pixel);
-        draw();
-        say(`Row ${state.pixel.row + 1}, column ${state.pixel.column + 1}: `
-          + `${inputs.row(state.chosen)[state.pixel.index] > 0.5 ? "ink" : "paper"}.`);
-      } else {
-        touch(state.pixel);
-        later();
-      }
-    });
+    onDrag(map, (x, y) => { state.chosen = nearest(state.locs, x, y); }, show);
 
     const change = (changes) => {
       Object.assign(state, changes);
       renew();
-      update();
-      tell();
+      show();
     };
-    map.listen((x, y, kind) => {
-      if (kind !== "press" && kind !== "key") return;
-      const away = (k) => Math.hypot(state.locs.row(k)[0] - x, state.locs.row(k)[1] - y);
-      const all = Array.from({ length: COUNT }, (_, k) => k);
-      change({ chosen: all.reduce((best, k) => (away(k) < away(best) ? k : best)) });
-    });
     const samples = choice("samples: ",
       { whole: "of the whole prior", one: "of the chosen component" },
       (value) => change({ samples: value }));
@@ -201,7 +166,7 @@
     pad.node.classList.add("live-wide");
     const planes = element("div", { class: "live-planes live-picture" }, pad.node, map.node, sheet.node);
     return {
-      nodes: [bar, planes, key, table], draw, update, state, model, planes: [pad, map, sheet],
+      nodes: [bar, planes, key, told.node], draw, update, state, model, planes: [pad, map, sheet],
     };
   }
 

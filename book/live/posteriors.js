@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Normal, GaussianPosterior, FlowPosterior, CouplingFlow } = FlowVAE;
   const { GaussianLikelihood, DATA_SETS, standardNormal, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, titledPlane, onDrag, table, mount } = FlowVAE;
 
   const LATENT = 2, HIDDEN = [64, 64], FLOW = { context: LATENT, transforms: 4, hidden: [32] };
   // The square on which densities are summed, and the points along its side: while something is
@@ -52,7 +52,6 @@
 
   function posteriors(say) {
     const model = modelOf("posteriors"), data = DATA_SETS.rings(400, new Random(0));
-    const later = oncePerFrame(() => update());
     const points = titledPlane("x", "data plane: the point x",
       "Data plane. Drag the point x, or move it with the arrow keys.", () => draw());
     const planes = [
@@ -67,14 +66,7 @@
     });
 
     const state = { group: 3, x: centre(3), hand: null };
-    const cells = ["Gaussian", "flow"].map((name) => {
-      const values = ["kl", "elbo", "evidence"].map(() => element("td"));
-      return { values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats", "KL(q ‖ p(z | x))", "ELBO", "log p(x)"]
-        .map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...cells.map(({ row }) => row)));
+    const told = table("nats", ["KL(q ‖ p(z | x))", "ELBO", "log p(x)"], ["Gaussian", "flow"]);
 
     // What is known of the x and the mean that are shown.
     function compute({ z, logArea, posterior }) {
@@ -86,19 +78,20 @@
       return { loc: [...loc.data], logEvidence, logPosterior, logQ, kl };
     }
 
-    function update(atRest = false) {
-      state.shown = compute(atRest ? resting : moving);
+    function update(dragged = false) {
+      state.shown = compute(dragged ? moving : resting);
       left.at = state.shown.loc;
       points.at = state.x;
       const { kl, logEvidence } = state.shown;
-      cells.forEach(({ values }, i) => [kl[i], logEvidence - kl[i], logEvidence]
-        .forEach((value, c) => { values[c].textContent = number(value); }));
+      kl.forEach((value, i) =>
+        told.fill(i, [value, logEvidence - value, logEvidence].map((nats) => number(nats))));
       planes.forEach(({ heading }, i) => {
-        const whose = !i && state.hand ? "Gaussian, moved" : ["Gaussian", "flow"][i];
-        heading.textContent = `${whose}: KL(q ‖ p(z | x)) = ${number(kl[i])}`;
+        // In one line, so that nothing jumps: the table says which KL.
+        const whose = !i && state.hand ? "moved" : ["Gaussian", "flow"][i];
+        heading.textContent = `${whose}: KL ${number(kl[i])} nats`;
       });
       draw();
-      tell(!atRest);
+      tell(dragged);
     }
 
     function tell(quietly) {
@@ -129,38 +122,27 @@
       left.spot(loc, "ink");
     }
 
-    function change(atRest = true) {
-      if (atRest) update(true);
-      else later();
-    }
-
-    onDrag(points, (a, b, kind) => {
-      if (kind !== "release") Object.assign(state, { x: [a, b], hand: null });
-      change(kind !== "press");
-    });
-    onDrag(left, (a, b, kind) => {
-      if (kind !== "release") state.hand = [a, b];
-      change(kind !== "press");
-    });
+    onDrag(points, (a, b) => Object.assign(state, { x: [a, b], hand: null }), update);
+    onDrag(left, (a, b) => { state.hand = [a, b]; }, update);
     const go = (group) => {
       Object.assign(state, { group, x: centre(group), hand: null });
-      change();
+      update();
     };
     const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "The point x" },
       button("Next group", () => go((state.group + 1) % 8)),
       button("The encoder's mean", () => {
         state.hand = null;
-        change();
+        update();
       }),
       button("Reset", () => go(3)));
-    update(true);
+    update();
     const key = element("p", { class: "live-key" },
       "Orange: the true posterior, nine tenths of it within its line. Black: the approximation, nine "
       + "tenths within the thick line and half within the thin one.");
     points.node.classList.add("live-wide");
     const row = element("div", { class: "live-planes live-picture" },
       points.node, ...planes.map((p) => p.node));
-    return { nodes: [bar, row, key, table], draw, update, state, model, planes: [points, ...planes] };
+    return { nodes: [bar, row, key, told.node], draw, update, state, model, planes: [points, ...planes] };
   }
 
   mount("posteriors", posteriors);

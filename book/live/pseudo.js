@@ -2,9 +2,9 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { Tensor, Random, Normal, VAE, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
+  const { Tensor, Random, VAE, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { DATA_SETS, mlp, mean, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, choice, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
 
   const LATENT = 2, HIDDEN = [32, 32], COUNT = 16;
   const SHOWN = 300, STEPS = 61;
@@ -22,20 +22,14 @@
 
   function pseudo(say) {
     const vae = modelOf("pseudo"), inputs = vae.prior.pseudoInputs, learned = inputs.data.slice();
-    const state = { chosen: FIRST, seed: 0, samples: "whole", held: false };
+    const state = { chosen: FIRST, seed: 0, samples: "whole" };
     const points = titledPlane("x", "data plane: pseudo-inputs",
       "Data plane. Drag a pseudo-input, or move the chosen one with the arrow keys.", () => draw());
     const latents = titledPlane("z", "latent plane: their components",
       "Latent plane: the prior, the codes of the data and the chosen component.", () => draw(),
       { keys: false });
-    const cells = ["as trained", "now"].map((name) => {
-      const values = ["code", "elbo"].map(() => element("td"));
-      return { values, row: element("tr", {}, element("th", { scope: "row" }, name), ...values) };
-    });
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, ...["nats, mean of the data", "log p(z) of the data's codes",
-        "ELBO"].map((words) => element("th", { scope: "col" }, words)))),
-      element("tbody", {}, ...cells.map(({ row }) => row)));
+    const told = table("nats, mean of the data", ["log p(z) of the data's codes", "ELBO"],
+      ["as trained", "now"]);
 
     // New data and noise, and what the trained prior makes of them.
     function renew() {
@@ -60,16 +54,14 @@
 
     function update() {
       const p = vae.prior.forward(), { samples, choice: uniform } = state.noise;
-      const row = (t) => t.rowsAt([state.chosen]);
-      state.own = new Normal(row(p.components.loc), row(p.components.logScale));
+      state.own = p.component(state.chosen);
       const z = state.samples === "whole" ? p.sample(samples, uniform) : state.own.sample(samples);
       state.drawn = { z, x: vae.likelihood.forward(z).sample(state.noise.x) };
       const grid = latents.grid(STEPS);
       state.heights = { prior: p.logProb(grid).data, own: state.own.logProb(grid).data };
       state.now = measure();
-      [state.asTrained, state.now].forEach((values, r) => values.forEach((value, c) => {
-        cells[r].values[c].textContent = number(value);
-      }));
+      [state.asTrained, state.now].forEach((values, r) =>
+        told.fill(r, values.map((value) => number(value))));
       points.at = [...inputs.row(state.chosen)];
       draw();
     }
@@ -105,36 +97,19 @@
       latents.names();
     }
 
-    const later = oncePerFrame(() => {
+    const show = (dragged) => {
       update();
-      tell(true);
-    });
+      tell(dragged);
+    };
     onDrag(points, (x, y, kind) => {
-      if (kind === "release") {
-        state.held = false;
-        tell();
-        return;
-      }
-      if (kind === "press" && !state.held) {
-        const away = (k) => Math.hypot(inputs.row(k)[0] - x, inputs.row(k)[1] - y);
-        const all = Array.from({ length: COUNT }, (_, k) => k);
-        state.chosen = all.reduce((best, k) => (away(k) < away(best) ? k : best));
-        state.held = true;
-      }
+      if (kind === "press") state.chosen = nearest(inputs, x, y);
       inputs.row(state.chosen).set([x, y]);
-      if (kind === "key") {
-        update();
-        tell();
-      } else {
-        later();
-      }
-    });
+    }, show);
 
     const change = (changes) => {
       Object.assign(state, changes);
       renew();
-      update();
-      tell();
+      show();
     };
     const samples = choice("samples: ",
       { whole: "of the whole prior", one: "of the chosen component" },
@@ -158,7 +133,7 @@
       + "prior is blue, the codes of the data are orange, and the thick line holds nine tenths of the "
       + "chosen component.");
     const row = element("div", { class: "live-planes live-picture" }, points.node, latents.node);
-    return { nodes: [bar, row, key, table], draw, state, update, vae, planes: [points, latents] };
+    return { nodes: [bar, row, key, told.node], draw, state, update, vae, planes: [points, latents] };
   }
 
   mount("pseudo", pseudo);

@@ -3,7 +3,7 @@
   "use strict";
 
   const { Random, Training, SCHEDULE, DATA_SETS, DENSITIES, build, mean } = FlowVAE;
-  const { element, number, calm, button, titledPlane, mount } = FlowVAE;
+  const { element, number, calm, button, titledPlane, table, mount } = FlowVAE;
 
   const TRAIN = 2000, VALIDATION = 512, SHOWN = 300, SQUARES = 40;
   // Milliseconds: of training within a frame, and between two pictures.
@@ -15,17 +15,12 @@
     const lanes = Object.entries(NAMES).map(([prior, name]) => {
       const plane = (axis, title, label) => titledPlane(axis, `${name}: ${title}`,
         `${label} under ${name}.`, () => draw(), { keys: false });
-      const elbo = element("td"), row = element("tr", {}, element("th", { scope: "row" }, name), elbo);
       const planes = [plane("z", "codes", "Latent plane: the prior and the codes of the data"),
         plane("x", "samples", "Data plane: data and samples")];
-      return { prior, name, planes, elbo, row };
+      return { prior, name, planes };
     });
-    const best = element("td");
-    const table = element("table", { class: "live-table" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "validation, nats"),
-        element("th", { scope: "col" }, "ELBO"))),
-      element("tbody", {}, ...lanes.map(({ row }) => row),
-        element("tr", {}, element("th", { scope: "row" }, "best possible: the ring's own log p(x)"), best)));
+    const told = table("validation, nats", ["ELBO"],
+      [...lanes.map(({ name }) => name), "best possible: the ring's own log p(x)"]);
 
     // Data alone: nothing is built or trained before the reader asks for it.
     function reset() {
@@ -37,12 +32,13 @@
         codes: random.normals(SHOWN, 2), prior: random.normals(SHOWN, 2), x: random.normals(SHOWN, 2),
         choice: random.uniforms(SHOWN),
       };
-      lanes.forEach((lane) => {
+      lanes.forEach((lane, i) => {
         lane.seen = null;
         lane.planes[0].extent = 3.4;
-        lane.elbo.textContent = "–";
+        told.fill(i, ["–"]);
       });
-      best.textContent = number(mean(DENSITIES.rings().logProb(validation)).data[0]);
+      state.best = number(mean(DENSITIES.rings().logProb(validation)).data[0]);
+      told.fill(lanes.length, [state.best]);
       go.textContent = "▶ Train both";
       draw();
     }
@@ -67,7 +63,8 @@
           codes, extent: latents.extent, density: p.logProb(latents.grid(SQUARES)).data,
           samples: vae.likelihood.forward(z).sample(noise.x),
         };
-        lane.elbo.textContent = number(state.runners[i].evaluate().elbo);
+        lane.elbo = number(state.runners[i].evaluate().elbo);
+        told.fill(i, [lane.elbo]);
       });
       draw();
     }
@@ -91,7 +88,7 @@
 
     const steps = () => (state.runners.length ? state.runners[1].steps : 0);
     const summary = () => (steps() ? `Step ${steps()} of ${SCHEDULE.steps}. ELBO ${lanes.map(({ name, elbo }) =>
-      `${name} ${elbo.textContent}`).join(", ")}; best possible ${best.textContent} nats.` : "");
+      `${name} ${elbo}`).join(", ")}; best possible ${state.best} nats.` : "");
 
     function stop(words) {
       state.running = false;
@@ -157,9 +154,10 @@
     reset();
     say(opening);
     const planes = lanes.flatMap((lane) => lane.planes);
-    const row = element("div", { class: "live-planes live-picture" }, ...planes.map((p) => p.node));
+    const row = element("div", { class: "live-planes live-pairs live-picture" }, ...lanes.map((lane) =>
+      element("div", { class: "live-planes" }, ...lane.planes.map((p) => p.node))));
     return {
-      nodes: [bar, row, key, table], draw, look, prepare, state, lanes, planes, steps,
+      nodes: [bar, row, key, told.node], draw, look, prepare, state, lanes, planes, steps,
       about: "Nothing is trained here before you press the button: networks 2–32–32–4 and 2–32–32–2, "
         + "K = 50, as in the VAE lab.",
     };

@@ -4,8 +4,8 @@
 
   const { Tensor, Random, CouplingFlow, DENSITIES, standardNormal, mlp, trained } = FlowVAE;
   const { add, mul, softplus, columns, gaussianMixtureLogProb } = FlowVAE;
-  const { Way, runButton, wayCharts, waySliders } = FlowVAE;
-  const { element, button, titledPlane, onDrag, choice, oncePerFrame, mount } = FlowVAE;
+  const { Way, drawWay, wayCharts, wayControls } = FlowVAE;
+  const { element, button, titledPlane, onDrag, choice, mount } = FlowVAE;
 
   const FLOW = { transforms: 4, hidden: [32, 32], kind: "spline" };
   // Nats for a nat of the trained reward's log-probability, as in the chapter.
@@ -72,24 +72,13 @@
       for (const name of seen.keys()) if (name.endsWith(" painted")) seen.delete(name);
     }
 
-    // From the start again.
-    function restart(changes = {}) {
-      Object.assign(state, changes);
-      go.stop();
-      state.way = new Way({
-        ...state, logProb: priors[state.prior], reward: rewards[state.reward], far: FAR,
-      });
-      state.path = state.way.path;
+    function begin() {
       if (!painting()) plane.at = [...state.start];
-      draw();
+      return new Way({ ...state, logProb: priors[state.prior], reward: rewards[state.reward], far: FAR });
     }
 
-    const step = () => state.way.step();
-    const tell = (quietly) => say(state.way.words(), quietly);
-
     function draw() {
-      if (!state.path) return;
-      const { path } = state;
+      if (!state.way) return;
       plane.clear();
       plane.axes();
       plane.density(heights(state.prior, "none"), EXTENT, "prior");
@@ -102,43 +91,27 @@
       }
       if (painting()) plane.points(Tensor.from([plane.at]), "likelihood", { size: 7, mark: "ring" });
       plane.names();
-      plane.line(path.map(({ z }) => plane.place(...z.data)), { colour: "ink", width: 1.6 });
-      path.forEach(({ z }, i) => i && plane.points(z, "ink", { size: 2.2 }));
-      plane.spot(state.start, "quiet");
-      plane.spot(path.at(-1).z.data, "ink");
-      charts.draw(state.way);
+      drawWay(plane, state.way);
+      charts.draw(state.way, state.held);
     }
 
-    const again = oncePerFrame(() => {
-      restart();
-      tell(true);
-    });
+    function reset() {
+      for (const [key, { select }] of Object.entries(selects)) select.value = OPENING[key];
+      brush.select.value = "paint";
+      brush.node.hidden = wipe.hidden = true;
+      paint([]);
+    }
+
+    const { bar, sliders, restart, step, show, change } = wayControls(say,
+      { label: "Refinement", state, opening: OPENING, begin, draw, reset });
     onDrag(plane, (x, y, kind) => {
-      if (kind === "release") {
-        tell();
-        return;
-      }
-      if (painting()) {
-        if (kind === "press" && state.spots.length < MOST) {
-          paint([...state.spots, [x, y]]);
-          again();
-        } else {
-          draw();
-        }
-        return;
-      }
-      state.start = [x, y];
-      if (kind === "key") {
-        restart();
-        tell();
-      } else {
-        again();
-      }
+      if (!painting()) state.start = [x, y];
+      else if (kind !== "key" && state.spots.length < MOST) paint([...state.spots, [x, y]]);
+    }, (dragged, byKey) => {
+      // A brush that is moved by keys paints nothing yet.
+      if (byKey && painting()) draw();
+      else show(dragged);
     });
-    const change = (changes = {}) => {
-      restart(changes);
-      tell();
-    };
     const selects = {
       prior: choice("prior: ", {
         flow: "spline flow", mixture: "mixture of eight", normal: "N(0, I)",
@@ -161,38 +134,20 @@
       change();
     });
     brush.node.hidden = wipe.hidden = true;
-    const sliders = waySliders(OPENING, change);
-    const go = runButton(step, draw, tell);
-    const bar = element("div", { class: "lab-bar", role: "group", "aria-label": "Refinement" },
-      button("Step", () => {
-        go.stop();
-        step();
-        draw();
-        tell();
-      }), go.node,
-      button("Back to the start", () => change()),
-      button("New noise", () => change({ seed: state.seed + 1 })),
-      button("Reset", () => {
-        sliders.reset();
-        for (const [key, { select }] of Object.entries(selects)) select.value = OPENING[key];
-        brush.select.value = "paint";
-        brush.node.hidden = wipe.hidden = true;
-        paint([]);
-        restart({ ...OPENING });
-        tell();
-      }));
     const settings = element("div", { class: "lab-bar" },
-      selects.prior.node, selects.reward.node, brush.node, wipe, ...sliders.nodes);
+      selects.prior.node, selects.reward.node, brush.node, wipe, ...sliders);
     const key = element("p", { class: "live-key" },
-      "Blue: the prior, with lines around half of it and 95 %. Dashed green: nine tenths of the prior "
-      + "times the exponential of the reward. At τ = 0 a step that would lower U is halved; above, "
-      + "noise is added.");
-    restart();
-    tell();
+      "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
+      + "of it and 95 %. Dashed green: nine tenths of the prior times the exponential of the reward. U is "
+      + "log p(z) and the reward, less the anchor's term: at τ = 0 a step that would lower it is halved; "
+      + "above, noise is added.");
+    change();
     const row = element("div", { class: "live-planes live-pair live-picture" }, plane.node,
       element("div", {}, ...charts.nodes));
     const nodes = [bar, settings, row, key];
-    return { nodes, draw, state, priors, rewards, planes: [plane], restart, step, paint };
+    return {
+      nodes, draw, state, priors, rewards, planes: [plane], charts: charts.charts, restart, step, paint,
+    };
   }
 
   mount("walk", walk);

@@ -6,6 +6,8 @@
   const { element, number, calm, Chart, button, slider } = FlowVAE;
 
   const LONGEST = 300, AT_ONCE = 60;
+  // Nats that the axis has before the first step: the start may be dragged up and down a hill.
+  const ROOM = 12;
 
   class Way {
     // No step leads further from the origin than `far`.
@@ -60,6 +62,13 @@
     }
   }
 
+  function drawWay(plane, { path, start }) {
+    plane.line(path.map(({ z }) => plane.place(...z.data)), { width: 1.6 });
+    path.forEach(({ z }, i) => i && plane.points(z, "ink", { size: 2.2 }));
+    plane.spot(start, "quiet");
+    plane.spot(path.at(-1).z.data, "ink");
+  }
+
   // A button that takes a step a frame until it is pressed again; where motion is not wanted, all at
   // once. `tell(true)` is called on the way, `tell()` when it rests.
   function runButton(step, draw, tell) {
@@ -102,7 +111,7 @@
       .map((what) => Object.assign(
         new Chart(element("canvas", { class: "live-chart", role: "img" }), redraw), { what }));
 
-    function draw(way) {
+    function draw(way, held) {
       const { path, reward, anchor } = way;
       const last = Math.max(30, 30 * Math.ceil((path.length - 1) / 30));
       const curve = (label, colour, value, dash) =>
@@ -110,8 +119,9 @@
       const nats = [curve("log p", "prior", (point) => point.logProb.data[0])];
       if (reward) nats.push(curve("reward", "likelihood", (point) => point.reward.data[0]));
       if (reward || anchor) nats.push(curve("U", "ink", (point) => point.value.data[0], [5, 3]));
-      const axis = { last, across: "steps", skip: 0 };
-      charts[0].draw({ title: "in nats", lines: nats, ...axis });
+      const axis = { last, across: "steps", skip: 0 }, span = path.length > 1 ? 1 : ROOM;
+      const names = reward ? "log p(z), reward and U" : `log p(z)${nats.length > 1 ? " and U" : ""}`;
+      charts[0].draw({ title: `${names} (nats)`, lines: nats, held, span, ...axis });
       charts[1].draw({
         title: "distance from the start",
         lines: [curve("", "ink", (point) => way.distance(point))], least: 0, ...axis,
@@ -120,7 +130,7 @@
         `Curves over the steps ${what}. ${way.values()}.`));
     }
 
-    return { nodes: charts.map(({ canvas }) => canvas), draw };
+    return { nodes: charts.map(({ canvas }) => canvas), draw, charts };
   }
 
   // Of step, anchor and temperature, with what they are at first; `step` is the range of the first.
@@ -140,5 +150,45 @@
     };
   }
 
-  Object.assign(FlowVAE, { Way, runButton, wayCharts, waySliders });
+  // What both figures have of a way beside their planes: `begin()` makes it from `state`. Its scales are
+  // held while its start is dragged.
+  function wayControls(say, { label, state, opening, begin, draw, reset = () => {}, range }) {
+    const step = () => state.way.step();
+    const tell = (quietly) => say(state.way.words(), quietly);
+
+    // From the start again.
+    function restart(changes = {}, held = false) {
+      Object.assign(state, changes, { held });
+      go.stop();
+      state.way = begin();
+      draw();
+    }
+
+    const show = (dragged) => {
+      restart({}, dragged);
+      tell(dragged);
+    };
+    const change = (changes = {}) => {
+      restart(changes);
+      tell();
+    };
+    const go = runButton(step, draw, tell), sliders = waySliders(opening, change, range);
+    const bar = element("div", { class: "lab-bar", role: "group", "aria-label": label },
+      button("Step", () => {
+        go.stop();
+        step();
+        draw();
+        tell();
+      }), go.node,
+      button("Back to the start", () => change()),
+      button("New noise", () => change({ seed: state.seed + 1 })),
+      button("Reset", () => {
+        sliders.reset();
+        reset();
+        change({ ...opening });
+      }));
+    return { bar, sliders: sliders.nodes, restart, step, show, change };
+  }
+
+  Object.assign(FlowVAE, { Way, drawWay, wayCharts, wayControls });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -41,7 +41,7 @@
   // Which run they are of, in words.
   function provenance(figure) {
     const { run, sha256 } = FlowVAE.weights[figure];
-    return `Weights: ${run}. Packed by tools/live.py, SHA-256 ${sha256.slice(0, 12)}….`;
+    return `Weights: ${run}. Packed by tools/live.py, SHA-256 ${sha256.slice(0, 12)}…`;
   }
 
   Object.assign(FlowVAE, { weights: {}, trained, provenance });

@@ -109,17 +109,33 @@ def test_otter_gets_the_same_questions_with_tests_that_stand_alone(name: str) ->
     assert not any("###" in cell.source for cell in cells if cell.cell_type == "code")
 
 
-# nbgrader's own commands.
+# The graders' own commands.
 
 
-def nbgrader(course: Path, *arguments: str) -> None:
-    # It calls a program of its environment's by its bare name.
+def packed(grader: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where chapter 5 lies, as it is handed to a grader."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["marks.py", grader, "--seed", "7", "--chapters", "5"])
+    marks.main()
+    return folder / "dist" / grader
+
+
+def run_grader(grader: str, folder: Path, *arguments: str) -> None:
+    # nbgrader calls a program of its environment's by its bare name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [sys.executable, "-m", "nbgrader", *arguments]
+    command = [sys.executable, "-m", grader, *arguments]
     run = subprocess.run(
-        command, cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+def released(path: Path) -> NotebookNode:
+    """What a student gets: neither solutions nor what is hidden."""
+    notebook = nbformat.read(path, as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert not re.search(r"HIDDEN|SOLUTION|seed|<details>", text)
+    return notebook
 
 
 def scores(course: Path, assignment: str) -> dict[str, dict[str, float]]:
@@ -145,23 +161,18 @@ def scores(course: Path, assignment: str) -> dict[str, dict[str, float]]:
 def test_nbgrader_grades_a_right_a_wrong_and_an_empty_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["marks.py", "nbgrader", "--seed", "7", "--chapters", "5"])
-    marks.main()
-    course = tmp_path / "dist" / "nbgrader"
-    nbgrader(course, "generate_assignment", "chapter5")
+    course = packed("nbgrader", tmp_path, monkeypatch)
+    run_grader("nbgrader", course, "generate_assignment", "chapter5")
 
     source = nbformat.read(course / "source" / "chapter5" / "exercises.ipynb", as_version=4)
-    released = nbformat.read(course / "release" / "chapter5" / "exercises.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in released.cells)
-    assert not re.search(r"HIDDEN|SOLUTION|seed|<details>", text)
-    code = [each for each in ids(released) if f"{each}-test" in ids(released)]
+    given = released(course / "release" / "chapter5" / "exercises.ipynb")
+    code = [each for each in ids(given) if f"{each}-test" in ids(given)]
     assert len(code) == 3
     for each in code:
-        assert named(released, each).source.endswith("    ...")
+        assert named(given, each).source.endswith("    ...")
 
     for student in ("right", "wrong", "empty"):
-        handed_in = deepcopy(released)
+        handed_in = deepcopy(given)
         for each in code if student != "empty" else []:
             written = named(source, each).source
             if student == "wrong":
@@ -170,21 +181,12 @@ def test_nbgrader_grades_a_right_a_wrong_and_an_empty_submission(
         path = course / "submitted" / student / "chapter5" / "exercises.ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(handed_in, path)
-    nbgrader(course, "autograde", "chapter5")
+    run_grader("nbgrader", course, "autograde", "chapter5")
     found = scores(course, "chapter5")
     assert found == {
         student: {f"{each}-test": points for each in code}
         for student, points in (("right", POINTS), ("wrong", 0), ("empty", 0))
     }
-
-
-# Otter's own commands.
-
-
-def otter(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "otter", *arguments]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.otter
@@ -194,17 +196,12 @@ def otter(folder: Path, *arguments: str) -> None:
 def test_otter_grades_a_right_a_wrong_and_an_empty_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["marks.py", "otter", "--seed", "7", "--chapters", "5"])
-    marks.main()
-    course = tmp_path / "dist" / "otter"
+    course = packed("otter", tmp_path, monkeypatch)
     # The solutions have run in a test above.
-    otter(course, "assign", "--no-run-tests", "chapter5.ipynb", "out")
+    run_grader("otter", course, "assign", "--no-run-tests", "chapter5.ipynb", "out")
 
     source = nbformat.read(course / "chapter5.ipynb", as_version=4)
-    released = nbformat.read(course / "out" / "student" / "chapter5.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in released.cells)
-    assert not re.search(r"HIDDEN|SOLUTION|seed|<details>", text)
+    given = released(course / "out" / "student" / "chapter5.ipynb")
     written = {
         name[1]: cell.source
         for cell in source.cells
@@ -214,7 +211,7 @@ def test_otter_grades_a_right_a_wrong_and_an_empty_submission(
     assert len(written) == 3
     [grader] = (course / "out" / "autograder").glob("*.zip")
     for student, points in (("right", marks.POINTS), ("wrong", 0), ("empty", 0)):
-        handed_in = deepcopy(released)
+        handed_in = deepcopy(given)
         stubs = [cell for cell in handed_in.cells if cell.source.endswith("\n    ...")]
         assert len(stubs) == len(written)
         for cell in stubs if student != "empty" else []:
@@ -223,7 +220,7 @@ def test_otter_grades_a_right_a_wrong_and_an_empty_submission(
                 cell.source = cell.source.replace("return ", "return -1 * ")
         nbformat.write(handed_in, course / f"{student}.ipynb")
         (course / student).mkdir()
-        otter(course, "run", "-a", str(grader), "-o", student, f"{student}.ipynb")
+        run_grader("otter", course, "run", "-a", str(grader), "-o", student, f"{student}.ipynb")
         results = json.loads((course / student / "results.json").read_text(encoding="utf-8"))
         scores = {each["name"]: each.get("score") for each in results["tests"]}
         found = {name: score for name, score in scores.items() if name.startswith("exercise")}

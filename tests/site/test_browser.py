@@ -253,6 +253,43 @@ def crowded_words(page: Page) -> list[str]:
     )
 
 
+# Notes where each canvas has its words, which no element of the page holds.
+LABELS = """() => {
+    const words = new Map(), proto = CanvasRenderingContext2D.prototype;
+    const { fillText, clearRect } = proto;
+    proto.clearRect = function (...box) {
+        words.set(this.canvas, []);
+        clearRect.apply(this, box);
+    };
+    proto.fillText = function (text, x, y) {
+        const m = this.measureText(text);
+        words.get(this.canvas)?.push({ text, left: x - m.actualBoundingBoxLeft,
+            right: x + m.actualBoundingBoxRight, top: y - m.actualBoundingBoxAscent,
+            bottom: y + m.actualBoundingBoxDescent });
+        fillText.call(this, text, x, y);
+    };
+    globalThis.crowded = () => {
+        Object.values(FlowVAE.figures || {}).forEach((figure) => figure.draw());
+        FlowVAE.lab?.draw();
+        const touch = (a, b) => a.left < b.right && b.left < a.right
+            && a.top < b.bottom && b.top < a.bottom;
+        return [...words].flatMap(([canvas, all]) => all.flatMap((word, i) => {
+            const { clientWidth: width, clientHeight: height } = canvas;
+            const out = word.left < 0 || word.right > width || word.top < 0 || word.bottom > height;
+            const other = all.slice(i + 1).filter((each) => touch(word, each));
+            return [...(out ? [`${word.text} is cut off`] : []),
+                ...other.map(({ text }) => `${word.text} touches ${text}`)];
+        }));
+    };
+}"""
+
+
+def crowded_labels(page: Page) -> list[str]:
+    """Words in the live figures that touch other words of their plane, or leave it."""
+    page.evaluate(f"globalThis.crowded || ({LABELS})()")
+    return page.evaluate("crowded()")
+
+
 Check = Callable[[Page], list[str]]
 DRAWN: list[Check] = [undrawn_mathematics, missing_images, stuck_sliders]
 

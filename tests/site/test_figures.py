@@ -18,9 +18,11 @@ from flowvae_tutorial.notebook.figures import SHARED, figure_names, own_scripts
 from flowvae_tutorial.refinement import refine_with_trace
 from test_browser import (
     KNOWN_ERRORS_FROM_FILES,
+    LAPTOP,
     PHONE,
     SITE,
     browser,  # noqa: F401  (a fixture)
+    crowded_labels,
     narrow,
     too_wide,
     violations,
@@ -71,6 +73,16 @@ def alone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
         page.add_script_tag(path=LIVE / f"{script}.js")
     yield page
     page.close()
+
+
+@contextmanager
+def phone(browser: Browser, name: str) -> Iterator[Page]:  # noqa: F811
+    """The chapter with this figure on a phone, which is touched."""
+    with browser.new_context(has_touch=True, viewport=PHONE) as context:
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(page_path(CHAPTERS[name]).as_uri())
+        yield page
 
 
 def status(page: Page, place: str = ".live-figure") -> str:
@@ -198,8 +210,10 @@ def test_it_is_accessible_and_fits_a_phone(browser: Browser, name: str) -> None:
     with figure(browser, name) as page:
         assert violations(page) == []
         assert all(page.locator(".live-figure canvas").evaluate_all("c => c.map(e => e.ariaLabel)"))
+        assert crowded_labels(page) == []
         narrow(page)
         assert too_wide(page) == []
+        assert crowded_labels(page) == []
         inside = "[...document.querySelectorAll('.live-figure *')].every("
         assert page.evaluate(f"{inside}e => e.getBoundingClientRect().right <= innerWidth)")
 
@@ -245,6 +259,12 @@ def test_words_follow_a_drag_and_are_read_out_at_its_end(browser: Browser, name:
         assert said.get_attribute("aria-live") == "polite"
 
 
+def test_a_number_near_zero_has_no_sign(browser: Browser) -> None:  # noqa: F811
+    with alone(browser, "bound") as page:
+        words = page.evaluate("[-0.04, 0, -0.06, -12.5].map(v => FlowVAE.number(v, 1))")
+    assert words == ["0.0", "0.0", "−0.1", "−12.5"]
+
+
 def test_a_notebook_has_the_figure_with_nothing_from_elsewhere(browser: Browser) -> None:  # noqa: F811
     assert figure_names() == sorted(CHAPTERS)
     for name in CHAPTERS:
@@ -271,6 +291,12 @@ def test_on_the_front_page_two_models_train_when_the_reader_says_so(browser: Bro
     with figure(browser, "race", file=True) as page:
         assert page.evaluate(runners) == []
         assert status(page).startswith("Press the button")
+        # The two planes of a model stand side by side, with both sidebars too.
+        for size in (LAPTOP, PHONE):
+            page.set_viewport_size(size)
+            tops = "FlowVAE.figures.race.planes.map(p => p.canvas.getBoundingClientRect().top)"
+            first, second, third, fourth = page.evaluate(tops)
+            assert (first, third) == (second, fourth)
         elbos = page.locator("#live-race .live-table td")
         assert elbos.all_inner_texts()[:2] == ["–", "–"]
         press(page, "Train both")
@@ -290,10 +316,7 @@ def test_on_the_front_page_two_models_train_when_the_reader_says_so(browser: Bro
         assert elbos.all_inner_texts() != ended
         press(page, "Reset")
         assert elbos.all_inner_texts()[2] == ended[2]
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["race"]).as_uri())
+    with phone(browser, "race") as page:
         page.locator("#live-race button").first.tap()
         page.wait_for_function(f"{runners}[1] > 0")
 
@@ -405,10 +428,7 @@ def test_in_figure_1a_mouse_keyboard_and_finger_move_alike(browser: Browser) -> 
         assert page.evaluate(BOUND)[:2] != pytest.approx([-1, -1], abs=0.03)
         press(page, "Reset", here)
         assert page.evaluate(BOUND) == start
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["bound"]).as_uri())
+    with phone(browser, "bound") as page:
         page.locator(f"canvas[aria-label^='{data}']").tap()
         assert page.evaluate(BOUND)[:2] == pytest.approx([0, 0], abs=0.05)
 
@@ -525,10 +545,7 @@ def test_in_figure_1b_mouse_keyboard_and_finger_draw_alike(browser: Browser) -> 
         assert page.evaluate(f"{state}.terms.kl") != kl
         press(page, "Reset", here)
         assert page.evaluate(code) == start
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["digits"]).as_uri())
+    with phone(browser, "digits") as page:
         before = page.evaluate(f"{ink}[0]")
         page.locator(f"canvas[aria-label^='{pad}']").tap(position={"x": 12, "y": 12})
         assert page.evaluate(f"{ink}[0]") > before + 0.5
@@ -602,10 +619,7 @@ def test_figure_4_goes_forwards_and_back_by_slider_and_buttons(browser: Browser)
         press(page, "Reset")
         assert page.evaluate(depth) == 0
         assert page.evaluate(cloud) == samples
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["layers"]).as_uri())
+    with phone(browser, "layers") as page:
         page.locator(".live-slider input").tap()
         assert 2 < page.evaluate(depth) < 3
 
@@ -651,13 +665,35 @@ def test_figure_5_has_the_divergences_of_a_finer_grid(browser: Browser) -> None:
     x = [[2.0, 0.0], [0.0, 2.0], [-1.3, 1.5], [1.0, 1.0], [0.0, 0.0]]
     with alone(browser, "posteriors") as page:
         found = page.evaluate(
-            "xs => xs.map(x => { const f = FlowVAE.live; f.state.x = x; f.update(true);"
+            "xs => xs.map(x => { const f = FlowVAE.live; f.state.x = x; f.update();"
             "return f.state.shown.kl; })", x,
         )  # fmt: skip
     expected = divergences(double("posteriors"), x)
     assert torch.tensor(found) == pytest.approx(torch.tensor(expected), abs=0.01)
     # On the ring the flow is the better one, which is what the figure claims.
     assert all(flow < gaussian - 0.15 for gaussian, flow in expected)
+
+
+def test_figure_5_rests_on_its_fine_grid_however_soon_it_is_let_go(browser: Browser) -> None:  # noqa: F811
+    size, frame = (
+        "FlowVAE.live.state.shown.logPosterior.length",
+        "new Promise(requestAnimationFrame)",
+    )
+    send = """kinds => {
+        const [canvas] = document.getElementsByTagName("canvas");
+        canvas.setPointerCapture = () => {};
+        for (const kind of kinds) canvas.dispatchEvent(new PointerEvent(kind,
+            { clientX: 50, clientY: 50, buttons: Number(kind != "pointerup") }));
+    }"""
+    with alone(browser, "posteriors") as page:
+        fine = page.evaluate(size)
+        page.evaluate(send, ["pointerdown"])
+        page.evaluate(frame)
+        assert page.evaluate(size) < fine
+        # Before the last move was drawn.
+        page.evaluate(send, ["pointermove", "pointerup"])
+        page.evaluate(frame)
+        assert page.evaluate(size) == fine
 
 
 DATA, GAUSSIAN = "Data plane", "Latent plane with the Gaussian"
@@ -699,10 +735,7 @@ def test_in_figure_5_mouse_keyboard_and_finger_move_alike(browser: Browser) -> N
         assert page.evaluate(SHOWN)["x"] == pytest.approx([-2, 0], abs=0.01)
         press(page, "Reset")
         assert page.evaluate(SHOWN) == start
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["posteriors"]).as_uri())
+    with phone(browser, "posteriors") as page:
         page.locator(f"canvas[aria-label^='{DATA}']").tap()
         assert page.evaluate(SHOWN)["x"] == pytest.approx([0, 0], abs=0.05)
 
@@ -745,10 +778,14 @@ def test_steps_of_refinement_are_those_of_the_package(
     same(found[2], expected.trace.reward[1:])
 
 
-WALKED = (
-    "(({path, start}) => ({n: path.length - 1, start, z: [...path.at(-1).z.data],"
-    " logP: path.map(p => p.logProb.data[0])}))(FlowVAE.figures.walk.state)"
-)
+def walked(name: str) -> str:
+    return (
+        "(({start, way}) => ({start, n: way.path.length - 1, z: [...way.path.at(-1).z.data],"
+        f" logP: way.path.map(p => p.logProb.data[0])}}))(FlowVAE.figures.{name}.state)"
+    )
+
+
+WALKED, DIGIT = walked("walk"), walked("mnist")
 
 
 @built
@@ -757,7 +794,7 @@ def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> N
     with figure(browser, "walk", file=True) as page:
         assert status(page, here).startswith("At the start: log p(z) is −")
         drag(page, latent, (-0.6, 0.9), (0.5, -1.5))
-        page.wait_for_function("FlowVAE.figures.walk.state.path[0].z.data[1] < -1.4")
+        page.wait_for_function("FlowVAE.figures.walk.state.way.path[0].z.data[1] < -1.4")
         assert page.evaluate(WALKED)["start"] == pytest.approx([0.5, -1.5], abs=0.03)
         plane = page.locator(f"canvas[aria-label^='{latent}']")
         start = page.evaluate(WALKED)["start"]
@@ -767,7 +804,7 @@ def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> N
         press(page, "Step", here)
         assert status(page, here).startswith("After 1 step: log p(z) from −")
         page.locator(here).get_by_role("button", name="Run").press("Enter")
-        page.wait_for_function("FlowVAE.figures.walk.state.path.length == 62")
+        page.wait_for_function("FlowVAE.figures.walk.state.way.path.length == 62")
         page.get_by_text("After 61 steps").wait_for()
         end = page.evaluate(WALKED)
         # It never falls, and the curves know.
@@ -778,7 +815,7 @@ def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> N
         )
         assert all("log p(z) from −" in label for label in curves)
         # An anchor holds it back.
-        free = page.evaluate("FlowVAE.figures.walk.state.path.at(-1).z.data[0]")
+        free = page.evaluate("FlowVAE.figures.walk.state.way.path.at(-1).z.data[0]")
         page.locator(f"{here} .live-slider input").nth(1).press("End")
         assert page.evaluate(WALKED)["n"] == 0
         for _ in range(10):
@@ -797,19 +834,38 @@ def test_in_figure_6_mouse_keyboard_and_finger_walk_alike(browser: Browser) -> N
         press(page, "Reset", here)
         assert page.evaluate(WALKED)["start"] == [-0.6, 0.9]
         assert page.locator(f"{here} .live-slider input").nth(2).input_value() == "0"
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["walk"]).as_uri())
+    with phone(browser, "walk") as page:
         page.locator(f"canvas[aria-label^='{latent}']").tap()
-        page.wait_for_function("Math.abs(FlowVAE.figures.walk.state.path[0].z.data[0]) < 0.05")
+        page.wait_for_function("Math.abs(FlowVAE.figures.walk.state.way.path[0].z.data[0]) < 0.05")
+
+
+@built
+@pytest.mark.parametrize("name", ["walk", "mnist"])
+def test_the_axis_in_nats_holds_while_a_start_is_dragged(browser: Browser, name: str) -> None:  # noqa: F811
+    scale, frame = f"FlowVAE.figures.{name}.charts[0].range", "new Promise(requestAnimationFrame)"
+    with figure(browser, name) as page:
+        start, seen = page.evaluate(scale), []
+        page.mouse.move(*place(page, DRAGGED[name], 0, 0))
+        page.mouse.down()
+        extent = page.evaluate(f"FlowVAE.figures.{name}.planes[0].extent")
+        for share in (0.4, 0.9):
+            page.mouse.move(*place(page, DRAGGED[name], share * extent, share * extent))
+            for _ in range(3):
+                page.evaluate(frame)
+            seen += page.evaluate(walked(name))["logP"]
+            assert page.evaluate(scale) == start
+        assert abs(seen[1] - seen[0]) > 1
+        page.mouse.up()
+        low, high = page.evaluate(scale)
+        assert low < seen[1] < high
+        assert [low, high] != start
 
 
 def test_figure_6_shows_what_its_caption_says(browser: Browser) -> None:  # noqa: F811
     wish = """prior => {
         FlowVAE.live.restart({ prior, reward: 'group', start: [1.4, 1.4] });
         for (let i = 0; i < 60; i++) FlowVAE.live.step();
-        const { z, logProb } = FlowVAE.live.state.path.at(-1);
+        const { z, logProb } = FlowVAE.live.state.way.path.at(-1);
         return [...z.data, logProb.data[0]];
     }"""
     with alone(browser, "walk") as page:
@@ -862,7 +918,7 @@ def test_in_figure_6_a_reward_is_painted_by_mouse_and_keyboard(browser: Browser)
         assert page.evaluate(WALKED)["z"][0] < -1.2
         brush.select_option("start")
         drag(page, latent, (1, 1), (1.5, 1.5))
-        page.wait_for_function("FlowVAE.figures.walk.state.path[0].z.data[1] > 1.4")
+        page.wait_for_function("FlowVAE.figures.walk.state.way.path[0].z.data[1] > 1.4")
         press(page, "Clear the paint", here)
         assert page.evaluate(spots) == []
         press(page, "Reset", here)
@@ -937,12 +993,6 @@ def test_figure_6b_shows_what_its_caption_says(browser: Browser) -> None:  # noq
     assert max(map(math.dist, starts, ends)) > 5
 
 
-DIGIT = (
-    "(({start, way}) => ({start, n: way.path.length - 1, z: [...way.path.at(-1).z.data],"
-    " logP: way.path.map(p => p.logProb.data[0])}))(FlowVAE.figures.mnist.state)"
-)
-
-
 @built
 def test_in_figure_6b_each_step_changes_the_digit_beside_it(browser: Browser) -> None:  # noqa: F811
     here, latent = "#live-mnist", "Latent plane of digits"
@@ -988,10 +1038,7 @@ def test_in_figure_6b_each_step_changes_the_digit_beside_it(browser: Browser) ->
         assert ends[0] == ends[1] != held["z"]
         press(page, "Reset", here)
         assert page.evaluate(DIGIT) == opening
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["mnist"]).as_uri())
+    with phone(browser, "mnist") as page:
         page.locator(f"canvas[aria-label^='{latent}']").tap()
         page.wait_for_function(
             f"Math.abs({way}.start[0]) < 0.05 && Math.abs({way}.start[1]) < 0.05"
@@ -1101,10 +1148,7 @@ def test_figure_7_goes_through_levels_by_sliders_buttons_and_clicks(browser: Bro
         for _ in range(4):
             page.locator("canvas[aria-label^='Forwards']").press("Shift+ArrowRight")
         assert page.evaluate(f"[...{chosen}(0)]")[0] > near[0] + 1
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["levels"]).as_uri())
+    with phone(browser, "levels") as page:
         box = page.locator("canvas[aria-label^='Back']").bounding_box()
         assert box
         page.locator("canvas[aria-label^='Back']").tap(
@@ -1199,10 +1243,7 @@ def test_in_figure_2_mouse_keyboard_and_finger_move_alike(browser: Browser) -> N
         assert page.evaluate(shown) != own
         press(page, "Reset", here)
         assert page.evaluate(shown) == start
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["pseudo"]).as_uri())
+    with phone(browser, "pseudo") as page:
         page.locator(f"canvas[aria-label^='{data}']").tap()
         chosen = page.evaluate("FlowVAE.figures.pseudo.state.chosen")
         assert page.evaluate(f"{at}({chosen})") == pytest.approx([0, 0], abs=0.05)
@@ -1358,10 +1399,7 @@ def test_in_figure_2b_mouse_keyboard_and_finger_change_pixels_alike(browser: Bro
         assert page.evaluate(PIXELS)["now"] != start["now"]
         press(page, "Reset", here)
         assert page.evaluate(PIXELS) == start
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["pixels"]).as_uri())
+    with phone(browser, "pixels") as page:
         was = page.evaluate(f"{row}({chosen})[0]") > 0.5
         page.locator(f"canvas[aria-label^='{pad}']").tap(position={"x": 12, "y": 12})
         assert (page.evaluate(f"{row}({chosen})[0]") > 0.5) != was
@@ -1458,10 +1496,7 @@ def test_in_figure_3_mouse_keyboard_and_finger_move_alike(browser: Browser) -> N
         press(page, "Reset")
         assert page.evaluate(shown) == start
         assert page.locator(".live-figure select").input_value() == "top"
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["hierarchy"]).as_uri())
+    with phone(browser, "hierarchy") as page:
         page.locator(f"canvas[aria-label^='{latent}']").tap()
         assert page.evaluate(at) == pytest.approx([0, 0], abs=0.1)
 
@@ -1545,9 +1580,6 @@ def test_figure_8_goes_through_time_by_sliders_buttons_and_drags(browser: Browse
         press(page, "Reset")
         assert page.evaluate(state) == start
         assert when.input_value() == "1"
-    with browser.new_context(has_touch=True, viewport=PHONE) as context:
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.goto(page_path(CHAPTERS["particles"]).as_uri())
+    with phone(browser, "particles") as page:
         page.locator("canvas[aria-label^='Particles']").tap()
         assert page.evaluate(state)[4:] == pytest.approx([0, 0], abs=0.05)

@@ -12,6 +12,7 @@ from test_browser import (
     PHONE,
     SITE,
     browser,  # noqa: F401  (a fixture)
+    crowded_labels,
     narrow,
     site,  # noqa: F401  (a fixture)
     too_wide,
@@ -264,8 +265,10 @@ def test_it_is_accessible_and_fits_a_phone_while_it_trains(browser: Browser) -> 
         labels = page.locator("canvas").evaluate_all("c => c.map(e => e.ariaLabel)")
         assert len(labels) == 6
         assert all(labels)
+        assert crowded_labels(page) == []
         narrow(page)
         assert too_wide(page) == []
+        assert crowded_labels(page) == []
         inside = "[...document.querySelectorAll('#vae-lab *')].every("
         inside += "e => e.getBoundingClientRect().right <= innerWidth)"
         assert page.evaluate(inside)
