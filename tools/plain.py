@@ -1,7 +1,7 @@
 r"""Text of a chapter as Jupyter, Colab and nbgrader draw it, which know Markdown and TeX alone.
 
-Of what is MyST's the book's chapters have one thing: links to a place on their own page. What such a
-link leads to has its number in the link's words, so nothing is lost with the rest.
+Of what is MyST's the book's chapters have one thing: links to a place on their own page. Such a
+link's words have the number of what it leads to, so nothing is lost with the rest.
 """
 
 import re
