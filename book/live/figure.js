@@ -350,7 +350,7 @@
     // would flatten all the rest. The height is `span` units at least, and if it is held, as it was.
     draw({ title, lines, last, level, least, across = "training steps", skip = 0.08, span = 1, held }) {
       this.clear();
-      const left = 38, right = this.width - 66, top = 26, bottom = this.height - 38;
+      const right = this.width - 66, top = 26, bottom = this.height - 38;
       const late = lines.flatMap(({ points }) => points.filter(([x]) => x >= skip * last));
       const shown = late.length ? late : lines.flatMap(({ points }) => points);
       const values = [...shown.map(([, y]) => y), ...(level ? [level.y] : [])];
@@ -361,13 +361,20 @@
       [low, high] = [low - 0.06 * (high - low), high + (level ? 0.14 : 0.06) * (high - low)];
       if (held && this.range) [low, high] = this.range;
       this.range = [low, high];
-      const x = (steps) => left + (steps / last) * (right - left);
       const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
       const unit = [0.2, 0.5, 1, 2, 5, 10, 20, 50].find((u) => (high - low) / u <= 5)
         || 10 ** Math.ceil(Math.log10((high - low) / 5));
+      const ticks = [];
       for (let tick = Math.ceil(low / unit) * unit; tick <= high; tick += unit) {
+        ticks.push({ tick, words: number(tick, unit < 1 ? 1 : 0) });
+      }
+      // As wide as the longest of these numbers.
+      const widths = ticks.map(({ words }) => this.context.measureText(words).width);
+      const left = Math.max(38, 10 + Math.max(...widths));
+      const x = (steps) => left + (steps / last) * (right - left);
+      for (const { tick, words } of ticks) {
         this.line([[left, y(tick)], [right, y(tick)]], { colour: "frame", width: 0.5 });
-        this.text(number(tick, unit < 1 ? 1 : 0), left - 5, y(tick), { colour: "quiet", align: "right" });
+        this.text(words, left - 5, y(tick), { colour: "quiet", align: "right" });
       }
       for (let tick = 0; tick <= last; tick += last / 3) {
         this.text(String(Math.round(tick)), x(tick), bottom + 11, { colour: "quiet", align: "center" });
