@@ -214,6 +214,7 @@ def student(numbers: list[str], keep_outputs: bool = False) -> Files:
     for each in [] if keep_outputs else notebooks.values():
         to_predict(each)
     for cell in (cell for each in notebooks.values() for cell in each.cells):
+        cell.metadata.pop("speaker", None)  # who speaks of a slide says what is to be predicted
         # Of a chapter that is not packed the name is left: in the repository it has its solutions.
         cell.source = CHAPTER_LINK.sub(
             lambda link: link[0] if link[2] in notebooks else link[1], cell.source

@@ -171,6 +171,15 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
     assert (today["settings"]["batch_size"], today["settings"]["lr"]) == (200, 3e-3)
     assert round(min(bounds(longer)[1]) - min(bounds(today)[1]), 1) == 0.1
     assert round(longer["nll"]["mean"] - today["nll"]["mean"], 1) == 0.1
+    [mixed] = [record for record in TODAY if record["model"] == "vampprior"]
+    asked = {"epochs": 400, "batch_size": 250, "lr": 3e-3, "products": "bfloat16"}
+    assert asked.items() <= mixed["settings"].items()
+    nll = mixed["nll"]["mean"]
+    assert [round(nll - 82.38, 2), round(today["nll"]["mean"] - 84.50, 2)] == [0.07, -0.16]
+    before = {record["model"]: record["nll"]["mean"] for record in DYNAMIC}
+    assert round(before["vampprior"] - nll, 1) == 0.6
+    assert round(today["nll"]["mean"] - nll, 1) == 1.9
+    assert round(before["gaussian"] - before["vampprior"], 1) == 2.3
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:

@@ -118,6 +118,12 @@ def test_a_student_reads_of_no_solution(chapter: Path) -> None:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
+def test_what_a_speaker_says_of_a_slide_is_not_in_a_student_s_pack(chapter: Path) -> None:
+    assert any("speaker" in cell.metadata for cell in cells("instructor", chapter))
+    assert [cell for cell in cells("student", chapter) if "speaker" in cell.metadata] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=name)
 def test_a_student_sees_no_result_before_running_its_cell(chapter: Path) -> None:
     found = [cell for cell in cells("student", chapter) if cell.cell_type == "code"]
     assert tagged(found, "exercise")
