@@ -180,6 +180,13 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
     assert round(before["vampprior"] - nll, 1) == 0.6
     assert round(today["nll"]["mean"] - nll, 1) == 1.9
     assert round(before["gaussian"] - before["vampprior"], 1) == 2.3
+    [flow] = [record for record in TODAY if record["model"] == "flow-prior"]
+    asked = {"epochs": 400, "batch_size": 100, "lr": 1e-3, "products": "bfloat16"}
+    assert asked.items() <= flow["settings"].items()
+    assert round(flow["nll"]["mean"], 1) == 81.5
+    assert round(flow["nll"]["mean"] - 80.43, 1) == 1.1
+    assert round(nll - flow["nll"]["mean"], 1) == 0.9
+    assert round(before["vampprior"] - before["flow-prior"], 2) == 0.65
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
