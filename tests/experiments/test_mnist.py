@@ -100,7 +100,7 @@ def test_a_second_stage_holds_the_weights_of_the_first_of_its_seed(
         assert any(value.abs().sum() for name, value in second.items() if "last" in name)
 
 
-@pytest.mark.skipif(mnist.PRODUCTS is None, reason="this torch cannot be told")
+@pytest.mark.skipif(not mnist.rounds(), reason="no products in bfloat16 here")
 def test_products_in_bfloat16_are_the_training_s_alone_and_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +122,21 @@ def test_products_in_bfloat16_are_the_training_s_alone_and_on_record(
     assert seen == {"fit": "bf16", "make_record": before}
     [record] = read_records(tmp_path / "results" / "mnist")
     assert record["settings"]["products"] == "bfloat16"
+    # A run in float32 does not go on from there.
+    assert [each.name for each in Path("runs/mnist").glob("*.pt")] == [
+        "static-mnist-gaussian-seed0-bf16.pt"
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_products_that_would_not_be_rounded_are_refused(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mnist, "rounds", lambda: device == "cuda")
+    with pytest.raises(SystemExit):
+        mnist.main(["static-mnist", "gaussian", "--bf16", "--device", device])
+    assert "--bf16 is for a CPU with products in bfloat16" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_other_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
