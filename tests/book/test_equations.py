@@ -471,6 +471,24 @@ def test_eq_beta() -> None:
     torch.testing.assert_close(loss, -terms.reconstruction.mean() + 2.5 * terms.kl.mean())
 
 
+@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
+def test_the_best_q_for_a_weight_has_the_likelihood_to_the_power_of_one_over_it(
+    beta: float,
+) -> None:
+    z = torch.linspace(-6, 6, 2001).double()
+    log_p = Normal(0.0, 1.0).log_prob(z)
+    log_likelihood = Normal(2 * z.tanh(), 0.5).log_prob(torch.tensor(0.8).double())
+
+    def loss(log_q: Tensor) -> float:
+        log_q = log_q - torch.trapezoid(log_q.exp(), z).log()
+        parts = -log_likelihood + beta * (log_q - log_p)
+        return torch.trapezoid(log_q.exp() * parts, z).item()
+
+    best = log_likelihood / beta + log_p
+    for bent in (0.1 * z, -0.1 * z, 0.1 * z.sin(), 0.05 * z**2, -0.05 * z**2):
+        assert loss(best + bent) > loss(best) + 1e-6
+
+
 def test_eq_aggregated() -> None:
     posterior = GaussianPosterior(torch.nn.Linear(3, 4)).double()
     likelihood = GaussianLikelihood(torch.nn.Linear(2, 3), features=3).double()
@@ -1527,6 +1545,10 @@ def test_eq_guidance() -> None:
     variance = (1 - t) ** 2 + (t * width) ** 2
     one = 1.5 + (t * width**2 - (1 - t)) / variance * (h - 1.5 * t)
     torch.testing.assert_close(two_bumps(h, t) + (1 - t) / t * wish, one, atol=1e-6, rtol=0)
+    # As t falls to 0 their product tends to the mean of that bump less that of all, 1.5 − 0.
+    t = 1e-4
+    wish = torch.func.grad(lambda h: log_share(h).sum())(h)
+    torch.testing.assert_close((1 - t) / t * wish, torch.full_like(h, 1.5), atol=2e-3, rtol=0)
 
 
 # --- chapter 9 --------------------------------------------------------------------------------
