@@ -139,7 +139,8 @@ def _one_level(prior: Prior, posterior: Posterior, data: Data, sizes: Sizes) -> 
 def _two_levels(top: Prior, data: Data, sizes: Sizes) -> VAE:
     latent, layer = sizes.latent, hidden_layer(data)
     posterior = hierarchical_posterior(data, sizes)
-    conditional = GaussianPosterior(mlp(latent, sizes.hidden, 2 * latent, layer))
+    net = mlp(latent, sizes.hidden, 2 * latent, layer)
+    conditional = GaussianPosterior(net, LOG_SCALE_BOUNDS)
     decoder = OnParts(latent, two_inputs(data, sizes, latent, data.features))
     prior = HierarchicalPrior(top(data, sizes, posterior.top), conditional)
     return VAE(prior, posterior, likelihood(data, sizes, decoder))
@@ -239,7 +240,7 @@ def assemble(name: str, data: Data, sizes: Sizes | None = None) -> VAE:
     model, named = resolve(name, data)
     sizes = plain_sizes(sizes or named)
     vae = MODELS[model](data, sizes).to(data.train.device)
-    vae.built_from = dict(
-        model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=[*LOG_SCALE_BOUNDS]
-    )
+    # Of each conditional Gaussian: one more that is bounded is another model.
+    ends = [end for part in vae.modules() for end in vars(part).get("log_scale_bounds") or ()]
+    vae.built_from = dict(model=name, sizes=sizes._asdict(), data=data.form, log_scale_bounds=ends)
     return vae

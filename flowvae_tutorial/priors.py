@@ -223,6 +223,9 @@ class HierarchicalPrior(nn.Module):
     def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
         """Chain any prior `top` over z₂ and a `conditional` that gives p(z₁ | z₂) for z₂.
 
+        Give a `GaussianPosterior` as conditional `networks.LOG_SCALE_BOUNDS`, as `build` does: far
+        from the other codes an unbounded log σ has told one training picture −27.
+
         Raises:
             InputError: `conditional` does not take the latents of `top`.
         """

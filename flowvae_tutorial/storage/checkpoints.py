@@ -40,7 +40,8 @@ HISTORY = form(
     {"median": {"type": "array", "items": {"type": ["number", "float"]}}},
 )  # fmt: skip
 BOUNDS: Form = {
-    "anyOf": [{"const": None}, {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}]
+    # Of each conditional Gaussian in turn, two each.
+    "anyOf": [{"const": None}, {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 6}]
 }
 BUILT_FROM = form({
     "model": NAME,

@@ -226,7 +226,7 @@ def _build_again(model: str, data: str, built_from: dict[str, Any] | None, numbe
 
 def unbounded(vae: VAE) -> VAE:
     """The same model without bounds of log σ, as its weights want it if they are from before."""
-    for part in vae.posterior.modules():
+    for part in vae.modules():
         if "log_scale_bounds" in vars(part):
             vars(part)["log_scale_bounds"] = UNBOUNDED
     vae.built_from = (vae.built_from or {}) | {"log_scale_bounds": None}

@@ -20,6 +20,7 @@ from flowvae_tutorial.models import (
     on_first_stage,
     resolve,
 )
+from flowvae_tutorial.networks import UNBOUNDED
 from flowvae_tutorial.storage.trained import least_numbers, load_trained, unbounded
 from flowvae_tutorial.storage.weights import read_tensors, write_tensors
 
@@ -142,6 +143,21 @@ def test_weights_from_before_the_bounds_of_log_scale_are_without_them(tmp_path: 
     assert "log σ were [-2.0, 1.0] and are [-3.0, 1.0]" in refusal(
         load_model, tmp_path / "w.safetensors"
     )
+
+
+def test_two_levels_without_a_bound_between_them_are_not_taken_for_bounded_ones(
+    tmp_path: Path,
+) -> None:
+    # Version 0.2 bounded the posterior alone, and said so.
+    path = save_model(build("hvae", load("rings")), tmp_path / "w.safetensors")
+    kind, state, about = read_tensors(path)
+    about["built_from"]["log_scale_bounds"] = [-3.0, 1.0]
+    write_tensors(path, kind, state, about)
+    assert "the bounds of log σ were [-3.0, 1.0] and are [-3.0, 1.0, " in refusal(load_model, path)
+    about["built_from"]["log_scale_bounds"] = None
+    write_tensors(path, kind, state, about)
+    conditional = load_model(path).get_submodule("prior.conditional")
+    assert vars(conditional)["log_scale_bounds"] == UNBOUNDED
 
 
 def test_a_run_from_before_the_bounds_of_log_scale_does_not_go_on(tmp_path: Path) -> None:
