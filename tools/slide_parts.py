@@ -5,9 +5,10 @@ import re
 import struct
 from collections.abc import Iterator
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markdown_it.tree import SyntaxTreeNode
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbformat import NotebookNode
@@ -17,13 +18,18 @@ from pygments.lexers import PythonLexer
 
 from classroom import BOOK, tags
 
-# Longer code goes on on the next slide, from an empty line.
+# Longer code goes on on the next slide, from an empty line, if it can with a new class or function.
 CODE_LINES = 21
 TABLE_LETTERS = 1500
 # A picture that is not much wider than high stands beside the text.
 BESIDE = 1.75
 
-FORMULA_AND_STOP = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)]+)')
+FORMULA = r'<span class="math inline">[^<]*</span>'
+FORMULA_AND_STOP = re.compile(rf"(<em>[^<]{{,30}}{FORMULA}</em>[.,;:?!)]+|{FORMULA}[.,;:?!)]+)")
+# What is read as one word: no line is to end within it.
+ONE_WORD = re.compile(
+    r"\b(?:exercises?|sections?|Figure) \d|\[[-−]?[\d.,]+, [-−]?[\d.,]+\]|N\(0, I\)"
+)
 # A link leads away from the slide; its words stay. `f[0](x)` is none, and a picture is none.
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?:#|\w+:|[\w./-]+\.\w)[^)\s]*\)")
 # A box that a reader unfolds, "For the curious", is shown if it is a cell by itself.
@@ -59,8 +65,14 @@ def code(source: str, language: str = "python", _: str = "") -> str:
     return str(highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
 
 
+def plain_text(_: Any, tokens: list[Token], position: int, *__: Any) -> str:
+    text = ONE_WORD.sub(lambda found: found[0].replace(" ", "\xa0"), tokens[position].content)
+    return escape(text, quote=False)
+
+
 MARKDOWN = MarkdownIt("commonmark", {"html": False, "highlight": code}).enable("table")
 MARKDOWN.use(dollarmath_plugin, renderer=tex)
+MARKDOWN.add_render_rule("text", plain_text)
 
 
 def inline(source: str) -> str:
@@ -167,18 +179,21 @@ def shown(cell: NotebookNode, number: str = "") -> Iterator[Part]:
 def code_pages(cell: NotebookNode) -> list[str]:
     """The code of a cell on as many slides as it takes, cut at its empty lines.
 
+    A class or a function that fits on a slide is not cut.
     There is none if the cell draws, or is folded in the book, or shows its output alone.
     """
     draws = any("image" in str(output.get("data", {})) for output in cell.outputs)
     if draws or {"hide-input", "hide-cell", "output"} & set(tags(cell)):
         return []
     found: list[str] = []
-    for paragraph in re.split(r"\n\n+", cell.source.strip()):
-        longer = f"{found[-1]}\n\n{paragraph}" if found else paragraph
-        if found and len(longer.splitlines()) <= CODE_LINES:
-            found[-1] = longer
-        else:
-            found.append(paragraph)
+    for block in re.split(r"\n\n+(?=\S)", cell.source.strip()):
+        whole = len(block.splitlines()) <= CODE_LINES
+        for paragraph in [block] if whole else re.split(r"\n\n+", block):
+            longer = f"{found[-1]}\n\n{paragraph}" if found else paragraph
+            if found and len(longer.splitlines()) <= CODE_LINES:
+                found[-1] = longer
+            else:
+                found.append(paragraph)
     return found
 
 

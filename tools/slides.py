@@ -5,10 +5,12 @@ read by the speaker. With `slide` and `fragment` its lines, rows, items or what 
 steps. `output` leaves out the code. Behind a cell with `ask-Q1.3` or `ask-1.1` that question or
 exercise is put, and one with `session-4` is in that session's deck too. What the speaker says and
 asks can stand in the metadata of a slide's cell: `speaker`, a text for each slide that it makes.
-Captions and `notes` are left out there. A deck is one HTML file, which fetches nothing.
+Captions and `notes` are left out there. An exercise has in its notes how long it takes and which
+mistakes its check names first. A deck is one HTML file, which fetches nothing.
 """
 
 import argparse
+import ast
 import re
 import shutil
 import sys
@@ -41,14 +43,17 @@ from slide_parts import (
     render,
     shown,
 )
-from syllabus import Session, questions, sessions
+from syllabus import Session, minutes, questions, sessions
 
 # sphinx-revealjs is installed for the reveal.js that it carries.
 REVEAL = "sphinx_revealjs/_static/revealjs/dist"
 TEMPLATE = Path(__file__).with_suffix(".html")
 # As many lines of print may stand beside a picture.
 FEW_LINES = 6
+# As many of the mistakes that a check names can be read at a glance.
+FEW_MISTAKES = 4
 LIVE = ROOT / "book" / "live"
+CHECKS = ROOT / "flowvae_tutorial" / "exercises"
 DECKS = ROOT / "dist" / "decks"
 # Within which a browser has laid a deck out, on a busy machine.
 MINUTES = 5
@@ -111,7 +116,23 @@ def asked(what: str, notebook: NotebookNode) -> Slide:
         for cell in cells
         if cell.cell_type == "markdown" or "exercise" in tags(cell)
     ]
-    return Slide(inline(title), "", parts, [])
+    told = [f"About {minutes(what)} minutes for one who has read the chapter."]
+    if known := mistakes(what, "\n".join(cell.source for cell in cells)):
+        told += ["Its check names, among others:", "\n".join(f"- {hint}" for hint in known)]
+    return Slide(inline(title), "", parts, [render("\n\n".join(told))])
+
+
+def mistakes(number: str, source: str) -> list[str]:
+    """What the check of a code exercise answers to the first mistakes that it knows."""
+    path = CHECKS / f"chapter{int(number.split('.')[0]):02}.py"
+    found: list[str] = []
+    for check in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(check, ast.FunctionDef) and f"{check.name}(" in source:
+            for node in ast.walk(check):
+                match node:
+                    case ast.Tuple(elts=[_, ast.Constant(value=str(hint))]):
+                        found.append(hint)
+    return found[:FEW_MISTAKES]
 
 
 def exercise(notebook: NotebookNode, number: str) -> list[NotebookNode]:

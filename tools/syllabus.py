@@ -62,6 +62,14 @@ def sessions() -> list[Session]:
 
 
 @cache
+def minutes(number: str) -> int:
+    """How long an exercise takes, by the table of the workload."""
+    syllabus = (COURSE / "syllabus.md").read_text(encoding="utf-8")
+    [found] = re.findall(rf"\b{re.escape(number)}: (\d+)", syllabus)
+    return int(found)
+
+
+@cache
 def questions() -> dict[str, Question]:
     bank = (COURSE / "question_bank.md").read_text(encoding="utf-8")
     return {name: Question(*rest) for name, *rest in QUESTION.findall(bank)}

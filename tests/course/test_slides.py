@@ -116,6 +116,19 @@ def test_a_deck_has_every_section_question_exercise_and_equation_of_the_plan(
 
 
 @by_session
+def test_nothing_is_asked_twice_and_an_exercise_tells_the_speaker_how_long_it_takes(
+    session: Session,
+) -> None:
+    asked = [slide for slide in shown(session) if re.match(r"Q\d|Exercise \d", title(slide))]
+    titles = [title(slide) for slide in asked]
+    assert len(set(titles)) == len(titles)
+    for slide in asked:
+        if title(slide).startswith("Exercise"):
+            assert re.match(r"About \d+ minutes ", notes(slide).strip())
+            assert ("(code)" in title(slide)) == bool(slide.select("aside.notes li"))
+
+
+@by_session
 def test_a_deck_has_the_sliders_and_the_tables_of_the_plan(session: Session) -> None:
     for line in session.plan().splitlines():
         own = [
@@ -346,6 +359,26 @@ def test_long_code_goes_on_at_an_empty_line_and_a_large_table_has_its_head_again
     assert heads == ["a", "a"]
     assert len(parse(first.html()).select("tbody tr")) == 3
     assert len(parse(second.html()).select("tbody tr")) == 3
+
+
+def test_a_class_that_fits_on_a_slide_begins_on_it() -> None:
+    classes = [
+        "\n\n".join([f"class {name}:", *["    def f(self):\n        return 1"] * 4])
+        for name in "AB"
+    ]
+    first, second = made(code_cell("\n\n\n".join(classes), "", "slide"))
+    starts = [parse(slide.html()).select("pre")[0].get_text()[:8] for slide in (first, second)]
+    assert starts == ["class A:", "class B:"]
+
+
+def test_an_interval_and_the_number_of_an_exercise_stay_on_a_line_and_formulas_as_they_are() -> (
+    None
+):
+    drawn = slide_parts.render("exercise 2.4: 0.5 [-0.1, 1.2] over N(0, I), `[1, 2]`, $[1, 2]$")
+    kept = "exercise\xa02.4: 0.5 [-0.1,\xa01.2] over N(0,\xa0I), [1, 2], "
+    assert parse(drawn).get_text().startswith(kept)
+    assert r"\([1, 2]\)" in drawn
+    assert '<span class="whole"><em>known ' in slide_parts.render("*known $x$*. Then")
 
 
 def test_a_cell_can_be_in_another_sessions_deck_too() -> None:
