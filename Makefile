@@ -69,7 +69,7 @@ bench: $(BENCH_READY)  ## time the package beside pythae, zuko and normflows
 
 wheel: $(READY)  ## build the package's wheel into dist/
 	@rm -rf build dist/*.whl
-	$(BIN)/pip wheel -q . --no-deps --no-build-isolation --wheel-dir dist
+	$(BIN)/pip wheel -q . --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist
 
 student: wheel  ## pack chapters without solutions (CHAPTERS="1 2" for some, KEEP_OUTPUTS=1 with results)
 	@$(BIN)/python tools/classroom.py student $(if $(KEEP_OUTPUTS),--keep-outputs) --chapters $(CHAPTERS)
@@ -106,7 +106,8 @@ clean:  ## remove what was built; .venv stays, and so does dist/, what was packe
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or \
 		sys.exit("Python 3.11 or later is needed and this is %d.%d: name one with make PYTHON=python3.13" % v)'
-	@echo "Installing into .venv, once: minutes, and on Linux about 3 GB (README: What pip downloads)."
+	@if [ -d .venv ]; then echo "requirements.txt or pyproject.toml has changed: checking .venv."; else \
+		echo "Installing into .venv, once: minutes, and on Linux about 3 GB (README: What pip downloads)."; fi
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -123,7 +124,7 @@ $(OLDEST_READY): requirements-oldest.txt pyproject.toml
 	@touch $@
 
 $(NBGRADER_READY) $(OTTER_READY): .venv-%/.installed: requirements-%.txt pyproject.toml
-	@echo "Installing into .venv-$*: a few minutes, once."
+	@echo "Installing into .venv-$*, once: minutes, and with a torch of its own as much as .venv takes."
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check -r requirements-$*.txt
 	@.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -205,7 +205,8 @@ def pseudo_inputs_from(
     noise, components = number(noise, "noise"), whole(components, "components", least=0)
     if not 1 <= components <= len(x):
         raise InputError(
-            f"cannot start {components} pseudo-inputs from {len(x)} examples: take 1 to {len(x)}"
+            f"cannot start {components} pseudo-inputs from {len(x)} examples: take 1 to {len(x)}, "
+            "by name as in vampprior-k50"
         )
     chosen = x[torch.randperm(len(x), device=x.device)[:components]]
     if bounds is not None and not bounds[0] <= chosen.min() <= chosen.max() <= bounds[1]:

@@ -136,7 +136,11 @@ def aligned(markdown: str) -> str:
 
 
 def paired_table(records: Sequence[Record]) -> str:
-    """A Markdown table of paired differences in NLL between all models of each data set, β = 1."""
+    """A Markdown table of paired differences in NLL between all models of each data set, β = 1.
+
+    A model whose number of epochs has a control is not compared with one whose number has none:
+    the book's records without it are of an older recipe.
+    """
     groups = group([r for r in records if r["beta"] == 1])
     lines = ["| first − second | NLL difference, nats [95 % interval] |", "| --- | --- |"]
     names = list(groups)
@@ -145,6 +149,7 @@ def paired_table(records: Sequence[Record]) -> str:
             # Seeds that only one of them has yet are left out, amid `reproduce` for example.
             shared = {r["seed"] for r in groups[one]} & {r["seed"] for r in groups[other]}
             pair = [[r for r in groups[name] if r["seed"] in shared] for name in (one, other)]
-            if groups[one][0]["data"] == groups[other][0]["data"] and len(shared) > 1:
+            alike = len({(r["data"], "budget_control" in r) for each in pair for r in each}) == 1
+            if alike and len(shared) > 1:
                 lines.append(f"| {one} − {other} | {paired_interval(*pair)} |")
     return "\n".join(lines)

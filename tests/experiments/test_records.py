@@ -632,6 +632,19 @@ def test_the_paired_table_compares_models_of_one_data_set_at_beta_1(record: Reco
     assert str(expected).startswith("1.50 [")
 
 
+def test_the_paired_table_does_not_compare_an_older_recipe_with_a_newer(record: Record) -> None:
+    old = [of_run(record, model, s, [1, 2]) for model in ("gaussian", "mixture") for s in (0, 1)]
+    new = [
+        of_run(record, model, s, [1, 2]) | {"budget_control": {"200": 1.0}}
+        for model in ("flow-prior", "vampprior")
+        for s in (0, 1)
+    ]
+    _, _, *lines = cells(paired_table(old + new))
+    assert [name for name, _ in lines] == [
+        "rings-gaussian − rings-mixture", "rings-flow-prior − rings-vampprior"
+    ]  # fmt: skip
+
+
 def test_the_paired_table_compares_nothing_from_one_seed(record: Record) -> None:
     records = [of_run(record, model, 0, [1, 2]) for model in ("gaussian", "mixture")]
     assert len(paired_table(records).splitlines()) == 2
