@@ -165,6 +165,9 @@ def test_what_the_page_says_of_the_longer_runs_is_in_the_records() -> None:
     assert round(vae["nll"]["mean"] - max(flexible), 1) == 1.4
 
 
+BOTH = "hierarchical-vampprior"
+
+
 def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
     [longer], [today] = LONG, [record for record in TODAY if record["model"] == "gaussian"]
     assert today["settings"] | {"batch_size": 100, "lr": 1e-3, "patience": 50} == longer["settings"]
@@ -187,6 +190,19 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
     assert round(flow["nll"]["mean"] - 80.43, 1) == 1.1
     assert round(nll - flow["nll"]["mean"], 1) == 0.9
     assert round(before["vampprior"] - before["flow-prior"], 2) == 0.65
+    two = {record["model"]: record for record in TODAY if record["model"] in ("hvae", BOTH)}
+    end = two[BOTH]["nll"]["mean"]
+    assert round(end, 2) == 82.25 and round(nll - end, 1) == 0.2
+    assert [round(end - 81.24, 1), round(end - 81.56, 1)] == [1.0, 0.7]
+    assert round(two["hvae"]["nll"]["mean"], 1) == 102.6
+    *others, _, _ = sorted(two["hvae"]["nll"]["per_example"])
+    assert len(others) == 9998 and round(sum(others) / 9998, 1) == 83.1
+    batches = {"hvae": (200, 3e-3), BOTH: (250, 3e-3)}
+    for model, record in two.items():
+        settings = record["settings"]
+        assert (settings["batch_size"], settings["lr"]) == batches[model]
+        assert settings["products"] == "bfloat16" and settings["epochs"] == 400
+        assert sum(loss > 1000 for loss in record["history"]["loss"]) > 200
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:
