@@ -205,8 +205,7 @@ def pseudo_inputs_from(
     noise, components = number(noise, "noise"), whole(components, "components", least=0)
     if not 1 <= components <= len(x):
         raise InputError(
-            f"cannot start {components} pseudo-inputs from {len(x)} examples: take 1 to {len(x)}, "
-            "by name as in vampprior-k50"
+            f"cannot start {components} pseudo-inputs from {len(x)} examples: take 1 to {len(x)}"
         )
     chosen = x[torch.randperm(len(x), device=x.device)[:components]]
     if bounds is not None and not bounds[0] <= chosen.min() <= chosen.max() <= bounds[1]:
@@ -222,10 +221,7 @@ class HierarchicalPrior(nn.Module):
     """p(z₂) p(z₁ | z₂) over the concatenation [z₂, z₁] (equation `eq-hierarchical-prior`)."""
 
     def __init__(self, top: nn.Module, conditional: nn.Module) -> None:
-        """Chain any prior `top` over z₂ and a `conditional` that gives p(z₁ | z₂) for z₂.
-
-        Give a `GaussianPosterior` as conditional `networks.LOG_SCALE_BOUNDS`, as `build` does: far
-        from the other codes an unbounded log σ has told one training picture −27.
+        """Chain any prior `top` over z₂ and a `conditional` p(z₁ | z₂), best with bounds on log σ.
 
         Raises:
             InputError: `conditional` does not take the latents of `top`.
