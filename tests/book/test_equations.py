@@ -1573,3 +1573,14 @@ def test_eq_effective_samples() -> None:
 def chapter09_effective_samples(log_weights: Tensor) -> Tensor:
     """The equation as chapter 9's solution computes it."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def test_the_prior_terms_that_section_7_7_tells_of() -> None:
+    """By sums over a grid: of noise that is added, and of noise that is folded to one side."""
+    a, s = (1 / (1 + math.exp(4.0))) ** 0.5, (1 / (1 + math.exp(-4.0))) ** 0.5
+    z = torch.linspace(-9, 9, 400_001, dtype=torch.float64)
+    prior, added = Normal(0.0, 1.0).log_prob(z), Normal(a, s).log_prob(z)
+    folded = torch.where(z > a, added + math.log(2), -torch.inf)
+    for log_q, expected in ((added, 0.01), (folded, 0.81)):
+        terms = torch.where(log_q > -torch.inf, log_q.exp() * (log_q - prior), 0.0)
+        assert round(float(terms.sum() * (z[1] - z[0])), 2) == expected

@@ -196,6 +196,9 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
     assert [round(end - 81.24, 1), round(end - 81.56, 1)] == [1.0, 0.7]
     assert round(two["hvae"]["nll"]["mean"], 1) == 102.6
     *others, _, _ = sorted(two["hvae"]["nll"]["per_example"])
+    pair = (two[BOTH]["nll"]["per_example"], mixed["nll"]["per_example"])
+    dearest = max(a - b for a, b in zip(*pair, strict=True))
+    assert round(dearest, -2) == 2400 and round(dearest / 10_000, 2) == 0.24
     assert len(others) == 9998 and round(sum(others) / 9998, 1) == 83.1
     batches = {"hvae": (200, 3e-3), BOTH: (250, 3e-3)}
     for model, record in two.items():

@@ -1,6 +1,7 @@
 """What the solutions of open exercises report is in their records."""
 
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -76,6 +77,12 @@ def test_what_the_pages_say_beside_the_tables_is_in_the_records() -> None:
     largest = values("2.5", "largest", kind="learned")
     assert [round(min(largest), 1), round(max(largest), 1)] == [3.1, 4.3]
     assert values("2.5", "alive", kind="learned") == [100] * 3
+    # 6.4, by the runs of 6.8: how far the target can be seen to be from the prior
+    a_3, thick = (
+        math.log(200_000 / min(values("6.8-seeds", "effective", wish=wish, way="target")))
+        for wish in ("a 3", "a thick 3")
+    )
+    assert (round(a_3, 1), round(thick, 1)) == (2.5, 11.8)
     # 3.5
     assert values("3.5", "active") == [1, 1, 2] + [0] * 3
     assert max(values("3.5", "top", model="hierarchical-vampprior")) < 0.01
