@@ -25,7 +25,7 @@ from flowvae_tutorial.storage.checkpoints import load_checkpoint
 from flowvae_tutorial.training.loop import _validate
 from schedule import PlainGradient
 
-SHORT, LONG = 30, 150
+SHORT, MIDDLE, LONG = 30, 60, 150
 # Nats that a unit may cost for nothing.
 FREE = 0.1
 RUNS = Path("runs/trials")
@@ -83,6 +83,12 @@ class Trial:
         return MNIST._replace(**self.sizes)
 
 
+def two_levels(change: str, **settings: float) -> Trial:
+    """Long enough for the codes of single pictures to fly off, as they may with two levels."""
+    settings["batch_size"] = 200
+    return Trial("hvae", change, settings, wrap=path_gradient, epochs=MIDDLE)
+
+
 TRIALS = {
     "gaussian": Trial(),
     "step": Trial(change="step size 2e-3", settings={"lr": 2e-3}),
@@ -117,6 +123,11 @@ TRIALS = {
         sizes={"flow_hidden": (512, 512)},
     ),
     "couplings": Trial(model="flow-prior", change="12 couplings, not 6", sizes={"transforms": 12}),
+    "hvae": two_levels("batches of 200, step size 3e-3", lr=3e-3),
+    "hvae-step": two_levels("batches of 200, step size 1e-3", lr=1e-3),
+    "hvae-clip": two_levels(
+        "batches of 200, step size 3e-3, gradients of at most 10", lr=3e-3, clip=10.0
+    ),
 }
 
 
