@@ -317,10 +317,9 @@
 
   // The height above which lies this share of a density, given on a grid.
   function level(density, share) {
-    const sorted = density.slice().sort().reverse();
-    const total = sorted.reduce((sum, value) => sum + value, 0);
-    let sum = 0, i = 0;
-    while (i < sorted.length - 1 && (sum += sorted[i]) < share * total) i++;
+    const sorted = density.slice().sort(), total = sorted.reduce((sum, value) => sum + value, 0);
+    let sum = 0, i = sorted.length - 1;
+    while (i > 0 && (sum += sorted[i]) < share * total) i--;
     return sorted[i];
   }
 
@@ -329,6 +328,10 @@
     const segments = [];
     for (let r = 0; r + 1 < steps; r++) {
       for (let q = 0; q + 1 < steps; q++) {
+        const at = r * steps + q, above = values[at] > height;
+        // In most squares nothing crosses, and these lists would cost the time of a frame.
+        if (values[at + 1] > height === above && values[at + steps] > height === above
+          && values[at + steps + 1] > height === above) continue;
         const corners = [[q, r], [q + 1, r], [q + 1, r + 1], [q, r + 1]];
         const heights = corners.map(([x, y]) => values[y * steps + x] - height);
         const crossings = [];

@@ -46,7 +46,7 @@
         }
         plane.density(heights, EXTENT, "prior");
       });
-      plane.names();
+      plane.names("z⁽¹⁾", "z⁽²⁾");
       drawWay(plane, way);
     }
 

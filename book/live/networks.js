@@ -72,11 +72,10 @@
 
     // The network of one part of u alone, for this context.
     forward(context) {
-      const shift = this.ofContext && this.ofContext.forward(context);
-      return (a) => {
-        const h = this.ofU.forward(a);
-        return this.body.forward(silu(shift ? add(h, shift) : h));
-      };
+      const { weight, bias } = this.ofU;
+      // One row for all points, if the context has one: added before the points are many.
+      const shift = this.ofContext ? add(this.ofContext.forward(context), bias) : bias;
+      return (a) => this.body.forward(silu(linear(a, weight, shift)));
     }
   }
 

@@ -47,6 +47,15 @@
     return sum * Math.exp(logArea);
   }
 
+  // What was found for an x, which stays while the mean is moved by hand.
+  function kept(find) {
+    let last = null, found;
+    return (x) => {
+      if (x !== last) [last, found] = [x, find(x)];
+      return found;
+    };
+  }
+
   const centre = (group) =>
     [2 * Math.cos((Math.PI * group) / 4), 2 * Math.sin((Math.PI * group) / 4)];
 
@@ -62,18 +71,19 @@
     const [left] = planes;
     const [moving, resting] = [MOVING, RESTING].map((steps) => {
       const z = left.grid(steps, EXTENT), logArea = 2 * Math.log((2 * EXTENT) / steps);
-      return { z, logArea, posterior: truth(model, z, logArea) };
+      const flow = (x) => model.flow.forward(Tensor.from([x])).logProb(z).data;
+      return { z, logArea, posterior: kept(truth(model, z, logArea)), flow: kept(flow) };
     });
 
     const state = { group: 3, x: centre(3), hand: null };
     const told = table("nats", ["KL(q ‖ p(z | x))", "ELBO", "log p(x)"], ["Gaussian", "flow"]);
 
     // What is known of the x and the mean that are shown.
-    function compute({ z, logArea, posterior }) {
-      const x = Tensor.from([state.x]), { logEvidence, logPosterior } = posterior(state.x);
-      const own = model.gaussian.forward(x);
+    function compute({ z, logArea, posterior, flow }) {
+      const { logEvidence, logPosterior } = posterior(state.x);
+      const own = model.gaussian.forward(Tensor.from([state.x]));
       const loc = state.hand ? Tensor.from([state.hand]) : own.loc;
-      const logQ = [new Normal(loc, own.logScale), model.flow.forward(x)].map((q) => q.logProb(z).data);
+      const logQ = [new Normal(loc, own.logScale).logProb(z).data, flow(state.x)];
       const kl = logQ.map((values) => divergence(values, logPosterior, logArea));
       return { loc: [...loc.data], logEvidence, logPosterior, logQ, kl };
     }

@@ -125,13 +125,14 @@
       return s + y * (1 - s);
     });
 
-  // x (N, I), weight (O, I), bias (1, O) or null: x Wᵀ + b, (N, O).
+  // x (N, I), weight (O, I), bias (1, O), (N, O) or null: x Wᵀ + b, (N, O).
   function linear(x, weight, bias) {
     const N = x.rows, I = weight.cols, O = weight.rows;
     const out = new Tensor(N, O), X = x.data, W = weight.data, Y = out.data;
+    const B = bias && bias.data, own = bias && bias.rows > 1 ? O : 0;
     for (let n = 0; n < N; n++) {
       for (let o = 0; o < O; o++) {
-        let sum = bias ? bias.data[o] : 0;
+        let sum = B ? B[n * own + o] : 0;
         for (let i = 0, w = o * I, v = n * I; i < I; i++) sum += X[v + i] * W[w + i];
         Y[n * O + o] = sum;
       }
@@ -141,7 +142,7 @@
       for (let n = 0; n < N; n++) {
         for (let o = 0; o < O; o++) {
           const g = G[n * O + o];
-          if (gB) gB[o] += g;
+          if (gB) gB[n * own + o] += g;
           if (!gW) continue;
           for (let i = 0, w = o * I, v = n * I; i < I; i++) gW[w + i] += g * X[v + i];
         }

@@ -90,7 +90,7 @@
         plane.points(Tensor.from(state.spots), "likelihood", { size: 3, alpha: 0.4 });
       }
       if (painting()) plane.points(Tensor.from([plane.at]), "likelihood", { size: 7, mark: "ring" });
-      plane.names();
+      plane.names("z⁽¹⁾", "z⁽²⁾");
       drawWay(plane, state.way);
       charts.draw(state.way, state.held);
     }
