@@ -117,7 +117,7 @@
         flow: "spline flow", mixture: "mixture of eight", normal: "N(0, I)",
       }, (prior) => change({ prior })),
       reward: choice("reward: ", {
-        none: "none", right: "2 z₁: to the right", group: "trained: the group at the top",
+        none: "none", right: "2 z⁽¹⁾: to the right", group: "trained: the group at the top",
         painted: "painted by you",
       }, (reward) => {
         brush.node.hidden = wipe.hidden = reward !== "painted";
