@@ -149,3 +149,16 @@ def test_a_learned_gaussian_gains_in_nll_and_in_the_bound_nothing_that_is_seen()
     assert in_elbo("mixture", "vampprior-k50").low < 0
     for models in (("mixture-k1", "mixture"), ("vampprior-k1", "vampprior")):
         assert in_elbo(*models).low > 0
+
+
+def test_the_share_of_a_mixture_in_its_gain_differs_by_seed() -> None:
+    runs = group(read_records(RESULTS, "digits"))
+    spread = {}
+    for model, one in {"mixture": "mixture-k1", "vampprior": "vampprior-k1"}.items():
+        normal, control, many = (
+            [run["nll"]["mean"] for run in runs[f"digits-{name}"]]
+            for name in ("gaussian", one, model)
+        )
+        shares = [(c - m) / (n - m) for n, c, m in zip(normal, control, many, strict=True)]
+        spread[model] = [round(min(shares), 2), round(max(shares), 2)]
+    assert spread == {"mixture": [0.25, 0.77], "vampprior": [0.53, 0.91]}
