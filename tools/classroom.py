@@ -39,13 +39,12 @@ and the checks know them, so try first.
 **On your own machine**, with Python 3.11 or later, in this folder:
 
     python -m venv .venv
+    # Linux alone: PyTorch for the CPU. Without this line pip downloads about 3 GB for NVIDIA's GPUs.
+    .venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
     .venv/bin/pip install jupyterlab ./{wheel}
     .venv/bin/jupyter lab
 
-(On Windows `.venv\\Scripts\\pip` and `.venv\\Scripts\\jupyter`.) On Linux pip downloads about 3 GB
-for NVIDIA's GPUs, which no chapter needs. This line, put second, leaves them out:
-
-    .venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+On Windows `.venv\\Scripts\\pip` and `.venv\\Scripts\\jupyter`. No chapter needs a GPU.
 
 **In [Colab](https://colab.research.google.com/)**: File, Upload notebook; then put `{wheel}`
 beside it (the folder at the left). The first cell installs it and leaves the rest as it is.

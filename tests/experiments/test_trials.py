@@ -72,6 +72,8 @@ def test_what_the_page_says_of_the_trials_is_in_their_records() -> None:
     assert max(gained("width", flow), gained("couplings", flow)) < 0
     assert (round(gained("path"), 1), round(gained("flow-path", flow), 1)) == (0.3, 0.4)
     assert round(gained("path-batch"), 1) == 0.9
+    assert round(gained("hvae-step", "hvae"), 1) == 0.2
+    assert round(gained("hvae-clip", "hvae"), 1) == -0.1
     # Beside the long runs: the same step at 150 epochs, and the decay's share at 30.
     past = {r["model"]: r["history"] for r in read_records(BOOK / "results", "dynamic-mnist")}
     long = {
