@@ -10,6 +10,9 @@ from . import Hint, ask, close, exercise, refuse
 from .hints import STEEP
 
 Answer = Callable[..., Tensor]
+UNDERFLOW = (
+    "The product of the densities underflows to zero: take their logarithms first, and add them."
+)
 
 
 def _gaussian(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -45,6 +48,8 @@ def check_gaussian_log_density(answer: Answer, seed: int) -> None:
             "Your log-density is NaN. A log-scale can be negative, a standard deviation cannot: "
             "was one taken for the other?"
         )
+    if value.isneginf().any():
+        raise Hint(UNDERFLOW)
     refuse(
         value,
         each.sum(-1),
@@ -150,6 +155,9 @@ def check_gaussian_log_density(answer: Answer, seed: int) -> None:
             ),
         ],
     )
+    many = [torch.randn(shape, generator=random) for shape in [(2, 3, 400), (3, 400), (3, 400)]]
+    if not close(ask(answer, *many, shape=(2, 3)), _gaussian(*many).sum(-1)):
+        raise Hint(f"Right for three numbers, and not for 400 of them. {UNDERFLOW}")
 
 
 @exercise("0.2")
@@ -231,7 +239,8 @@ def check_log_mean_exp(answer: Answer, seed: int) -> None:
     if some.isnan().any():
         raise Hint(
             "A column of −inf only, where every density is zero, gives NaN: its maximum is −inf "
-            "too, and −inf minus −inf is not a number."
+            "too, and −inf minus −inf is not a number. Subtract 0 where the maximum is not finite, "
+            "or leave all of it to torch.logsumexp."
         )
     if some[1] != -math.inf or not close(some[::2], (total - size)[::2]):
         raise Hint("The mean of zeros is zero: a column of −inf only must give −inf.")
@@ -256,8 +265,14 @@ def check_mixture_log_density(answer: Answer, seed: int) -> None:
     each = _gaussian(z[:, None], loc, log_scale)
     whole = each.sum(-1)
     target = _mixture(z, weights, loc, log_scale)
+    value = ask(answer, z, logits, loc, log_scale, shape=(5,))
+    if value.isnan().any():
+        raise Hint(
+            "Your log-density is NaN. Logits and log-scales are logarithms already, and may be "
+            "negative: was one taken for a weight or a standard deviation?"
+        )
     refuse(
-        ask(answer, z, logits, loc, log_scale, shape=(5,)),
+        value,
         target,
         [
             (

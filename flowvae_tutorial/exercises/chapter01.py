@@ -22,10 +22,13 @@ def check_gaussian_kl(answer: Callable[[Tensor, Tensor], Tensor], seed: int) -> 
     log_scale = 0.5 * numbers(5, 3, seed=10 * seed + 2)
     variance = (2 * log_scale).exp()
     target = 0.5 * (mean**2 + variance - 1 - 2 * log_scale).sum(-1)
+    value = ask_twice(
+        answer, mean, log_scale, shape=(5,), hint="(1.9) has the whole average in closed form."
+    ).double()
+    if value.isnan().any():
+        raise Hint("Your result is NaN. log_scale is a logarithm already, and may be negative.")
     refuse(
-        ask_twice(
-            answer, mean, log_scale, shape=(5,), hint="(1.9) has the whole average in closed form."
-        ).double(),
+        value,
         target,
         [
             (-target, "The sign is turned: a KL divergence is never negative, and yours is."),
@@ -275,13 +278,17 @@ def check_log_marginal(answer: Callable[[Tensor], Tensor], seed: int) -> None:
             ),
         ],
     )
-    # One picture is far more probable than the others: one maximum for all of them will not do.
-    shift = torch.tensor([-1000.0, 0.0, -1000.0], dtype=torch.float64)
-    if not close(ask(answer, log_weights + shift, shape=(3,)).double(), target + shift):
+    if not close(ask(answer, log_weights - 1000, shape=(3,)).double(), target - 1000):
         raise Hint(
             "Right for moderate numbers, but log-weights near −1000 come out wrong: their "
             "exponentials are too small for a computer. Chapter 0 shows the way around, picture "
             "by picture."
+        )
+    shift = torch.tensor([-1000.0, 0.0, -1000.0], dtype=torch.float64)
+    if not close(ask(answer, log_weights + shift, shape=(3,)).double(), target + shift):
+        raise Hint(
+            "Right while all pictures are about as probable. Where one is far more probable than "
+            "the others it fails: one maximum for the whole tensor does not serve them all."
         )
     steep = log_weights + torch.tensor([[0.0], [300.0], [1500.0], [600.0], [0.0]])
     if not close(ask(answer, steep, shape=(3,)).double(), steep.logsumexp(0) - math.log(5)):

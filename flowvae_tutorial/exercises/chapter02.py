@@ -30,6 +30,10 @@ def check_mutual_information(answer: Callable[[Tensor], Tensor], seed: int) -> N
         [
             (-target, "The sign is turned: mutual information is never negative."),
             (
+                torch.tensor(math.log(6), dtype=torch.float64),
+                "That is log N, the upper bound of (2.2). It knows nothing of these codes.",
+            ),
+            (
                 (own - log_q.logsumexp(1)).mean(),
                 "You summed over the pictures. The aggregated posterior is a mean: where is log N?",
             ),

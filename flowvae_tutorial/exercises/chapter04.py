@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import ask, exercise, refuse, takes
+from . import Hint, ask, close, exercise, refuse, takes
+
+Net = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @exercise("4.1")
@@ -33,6 +35,11 @@ def check_log_prob(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int
             (base(u), "The log-determinant is missing."),
             (base(u) + s.sum(), "The log-determinant has the wrong sign: stretching thins out."),
             (base(u) - 2 * s.sum(), "You counted the log-determinant twice."),
+            (
+                base(u) - 7 * s.sum(),
+                "You summed s over the examples, too. The map is the same for each of them, and "
+                "so is its one log-determinant.",
+            ),
             (base(u) - s.exp().sum(), "You subtracted the sum of the slopes. Where is their log?"),
             (
                 base(u) - s.abs().sum(),
@@ -182,9 +189,7 @@ def check_invert(
 
 
 @exercise("4.6")
-def check_one_by_one(
-    answer: Callable[[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]], Tensor], seed: int
-) -> None:
+def check_one_by_one(answer: Callable[[Tensor, Net], Tensor], seed: int) -> None:
     """Check the inverse of an inverse autoregressive map.
 
     Args:
@@ -193,14 +198,19 @@ def check_one_by_one(
         seed: which numbers it is tried on.
     """
     random = torch.Generator().manual_seed(seed)
-    z = torch.randn(6, 4, dtype=torch.float64, generator=random)
-    weight = torch.randn(2, 4, 4, dtype=torch.float64, generator=random).triu(1)
-    bias = torch.randn(2, 1, 4, dtype=torch.float64, generator=random)
 
-    def net(u: Tensor) -> tuple[Tensor, Tensor]:
-        u = takes(u, 4, "The network takes all numbers at once, of shape (N, D).")
-        t, s = (u @ weight + bias).sin()
-        return t, s
+    def numbers_and_net(size: int) -> tuple[Tensor, Net]:
+        weight = torch.randn(2, size, size, dtype=torch.float64, generator=random).triu(1)
+        bias = torch.randn(2, 1, size, dtype=torch.float64, generator=random)
+
+        def net(u: Tensor) -> tuple[Tensor, Tensor]:
+            u = takes(u, size, "The network takes all numbers at once, of shape (N, D).")
+            t, s = (u @ weight + bias).sin()
+            return t, s
+
+        return torch.randn(6, size, dtype=torch.float64, generator=random), net
+
+    z, net = numbers_and_net(4)
 
     def passes(count: int, start: Tensor) -> Tensor:
         u = start
@@ -222,6 +232,11 @@ def check_one_by_one(
         (t_a, s_a), (t_l, s_l) = net(again), net(later)
         again = (again - t_a) / s_a.exp()
         later = torch.cat([z[:, :1], ((z - t_l) / s_l.exp())[:, 1:]], dim=-1)
+    forwards, rows = zero, zero.clone()
+    for i in range(4):
+        (t_f, s_f), (t_r, s_r) = net(forwards), net(rows)
+        forwards = t_f + s_f.exp() * z
+        rows[i] = ((z - t_r) / s_r.exp())[i]
     refuse(
         ask(answer, z, net, shape=(6, 4)).double(),
         passes(4, zero),
@@ -247,5 +262,12 @@ def check_one_by_one(
             (divided, "You divided first. The shift came last, so it is undone first."),
             (bare, "The network gives the logarithm of the scale."),
             (twice, "You stretched again instead of back."),
+            (forwards, "You go through the map in each pass. Undo it: from z to u."),
+            (rows, "`u[i]` is an example. Number i of all examples is `u[:, i]`."),
         ],
     )
+    five, wider = numbers_and_net(5)
+    found = ask(answer, five, wider, shape=(6, 5)).double()
+    t, s = wider(found)
+    if not close(t + s.exp() * found, five):
+        raise Hint("Right for four numbers. With five it is not: how many passes does D ask for?")

@@ -106,6 +106,15 @@ def check_log_q(answer: Callable[[Tensor, Tensor, Tensor, Map], Tensor], seed: i
             (with_scale((log_scale / 2).exp()), "log_scale is log σ, not the log of the variance."),
             (with_scale(scale**2), "You used the variance where σ is asked for."),
             (
+                Normal(loc, scale**2).log_prob(u).sum(-1) - ladj,
+                "The width in the density of u is the variance. Its root belongs there.",
+            ),
+            (
+                Normal(loc, scale).log_prob(loc + scale**2 * eps).sum(-1)
+                - _flow(loc + scale**2 * eps, loc)[1],
+                "You drew u with the variance for its width. Its root belongs there.",
+            ),
+            (
                 log_u - _flow(raw, loc)[1],
                 "You drew u with log σ as its width. Which function undoes the logarithm?",
             ),
@@ -162,7 +171,8 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
             of the area of a point; returns `(N,)`.
         seed: which numbers it is tried on.
     """
-    line = torch.linspace(-5, 5, 41, dtype=torch.float64)
+    # So wide that q sums to 1 on it: log p(x) − ELBO is a right answer, too.
+    line = torch.linspace(-8, 8, 65, dtype=torch.float64)
     z1, z2 = torch.cartesian_prod(line, line).T[..., None]
     centre = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
     centre += 0.2 * torch.randn(3, generator=torch.Generator().manual_seed(seed))
@@ -203,6 +213,11 @@ def check_kl_to_posterior(answer: Callable[[Tensor, Tensor, float], Tensor], see
             (
                 (q * (log_q - posterior)).sum(0) * log_area,
                 "You multiplied by the logarithm of the area.",
+            ),
+            (
+                (q * (log_q - log_p + no_area * area)).sum(0) * area,
+                "You multiplied a logarithm by the area. The area multiplies the sum, so its "
+                "logarithm is added.",
             ),
             (
                 (posterior.exp() * (posterior - log_q)).sum(0) * area,
@@ -357,6 +372,10 @@ def check_dreg(answer: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) ->
                 "Your shares sum to 1 over all examples together. Each example has its own.",
             ),
             ((2 * share * path).sum(0), "You doubled the shares. They are squared."),
+            (
+                (log_w.log_softmax(0) ** 2 * path).sum(0),
+                "You squared logarithms. The shares themselves are squared.",
+            ),
             (
                 ((share * path) ** 2).sum(0),
                 "You squared slope and noise, too. The share alone is squared.",

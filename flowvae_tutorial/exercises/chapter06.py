@@ -89,7 +89,7 @@ def check_step(
             (z - lr * 2 * anchor * pull, "Where is log p?"),
             (
                 z - lr * (climb - 2 * anchor * pull),
-                "You went downhill. Log p and the anchor's term are to grow.",
+                "You went downhill in both terms: U is to grow.",
             ),
             (
                 z + lr * (-climb - 2 * anchor * pull),

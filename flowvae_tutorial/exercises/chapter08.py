@@ -185,6 +185,16 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
         (field(follow(back[: k + 1], length)[0], back[k])[1] for k in range(steps)),
         torch.zeros(5, dtype=torch.float64),
     )
+    halves = [t - length / 2 for t in back]
+    runge, divergences = z, torch.zeros(5, dtype=torch.float64)
+    for start, middle, end in zip(back, halves, ends, strict=True):
+        v1, d1 = field(runge, start)
+        v2, d2 = field(runge - length / 2 * v1, middle)
+        v3, d3 = field(runge - length / 2 * v2, middle)
+        v4, d4 = field(runge - length * v3, end)
+        runge = runge - length / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        divergences = divergences + length / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    own_steps = [field(follow(back[:k], length)[0], back[k])[1] for k in range(steps)]
     off_by_one = (
         "A grid of `steps` times has one step fewer. Which times do `steps` steps begin at?"
     )
@@ -265,6 +275,23 @@ def check_log_prob(answer: Callable[[Field, Tensor, int], Tensor], seed: int) ->
                 "You asked for the field in the middle of each step's time. Take its beginning.",
             ),
             (base(u) / 2 - total, "You averaged over the dimensions. Log-densities are summed."),
+            (
+                base(runge) - divergences,
+                "You asked for the field four times a step, as the solver of the chapter does. A "
+                "plain step asks for it once.",
+            ),
+            (
+                log_p(back[:1], length),
+                "You returned after the first step. There are `steps` of them.",
+            ),
+            (-total, "The divergences are there. Where is the log-density of the noise?"),
+            (
+                base(u) - sum((length * d).log1p() for d in own_steps),
+                "You took the logarithm of each step's determinant. In continuous time, and in "
+                "this exercise, the divergence itself is subtracted.",
+            ),
+            (base(u).sum() - total, "You summed the log-density of the noise over the codes, too."),
+            (base(u) - total.sum(), "You summed the divergence over the codes, too."),
             (
                 base(u) + 0.5 * math.log(2 * math.pi) - total,
                 "The constant is there once for the whole event. Each of the D numbers brings its "

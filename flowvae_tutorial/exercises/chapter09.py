@@ -169,6 +169,12 @@ def check_effective_samples(answer: Callable[[Tensor], Tensor], seed: int) -> No
                 "Your shares sum to 1 over the pictures. They should do so over the samples.",
             ),
             (
+                (small - small.amax(1, keepdim=True)).exp().sum(0).square()
+                / (small - small.amax(1, keepdim=True)).exp().square().sum(0),
+                "You subtracted the largest of a sample over the pictures. The factor that cancels "
+                "is common to all samples of one picture.",
+            ),
+            (
                 2 * log_weights.logsumexp(0) / (2 * log_weights).logsumexp(0),
                 "You divided the logarithms. What do they make of a quotient?",
             ),

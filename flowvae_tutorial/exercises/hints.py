@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 SHAPES = (
-    "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes count?"
+    "Two shapes do not fit there. Print the shape of each tensor: what does each of its axes "
+    "count? A density that is not yet summed over the event has one more."
 )
 LOG_WEIGHTS = (
     "Your probabilities are negative: log-weights stand where probabilities belong. Which function "
@@ -118,6 +119,7 @@ ERRORS = {
     "can't multiply sequence": (
         "torch.autograd.grad returns a tuple, one gradient for each input: take the first."
     ),
+    'arguments: "dim"': "You did not say along which axis: give the function its `dim`.",
     "required positional argument": (
         "A function of the exercise's takes more than you gave it. What does the text give it?"
     ),
@@ -184,4 +186,6 @@ def about_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "One number is asked for: take the mean."
     if len(found) == len(wanted):
         return "What does each axis count, and where does it get its length?"
+    if len(found) > len(wanted):
+        return "What does each axis count? One is too many: sum over it, or do not make it."
     return "What does each axis count, and over which one do you sum?"

@@ -646,7 +646,7 @@ def chapter01_mistakes() -> Iterator[Mistake]:
         ),
         (lambda w: w.logsumexp(0) - math.log(w.numel()), "all S·N weights"),
         (lambda w: w.exp().mean(0).log(), "near −1000"),
-        (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "near −1000"),
+        (lambda w: (w - w.max()).exp().mean(0).log() + w.max(), "one maximum for the whole"),
         (maximum_in_place, "changes `a`"),
         (lambda w: w.logsumexp(0) + 1, "term by term"),
         (lambda w: relative_to(w.min(0).values, w), "nats apart"),
@@ -1671,7 +1671,7 @@ def chapter06_mistakes() -> Iterator[Mistake]:
         (lambda z, s, f, lr, a: z - lr * 2 * a * (z - s), "Where is log p"),
         (
             lambda z, s, f, lr, a: z - lr * (slope(z, f) - 2 * a * (z - s)),
-            "are to grow",
+            "in both terms",
         ),
         (
             lambda z, s, f, lr, a: z - lr * (slope(z, f) + 2 * a * (z - s)),
@@ -2425,6 +2425,175 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         yield Mistake(check, answer, hint)
 
 
+def runge_kutta(f: Callable[..., Any], z: Tensor, steps: int) -> Tensor:
+    h, total, size = z, torch.zeros(len(z), dtype=z.dtype), 1 / steps
+    for k in range(steps):
+        t = 1 - k * size
+        v1, d1 = f(h, t)
+        v2, d2 = f(h - size / 2 * v1, t - size / 2)
+        v3, d3 = f(h - size / 2 * v2, t - size / 2)
+        v4, d4 = f(h - size * v3, t - size)
+        h = h - size / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        total = total + size / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return Normal(0.0, 1.0).log_prob(h).sum(-1) - total
+
+
+def plain_steps(f: Callable[..., Any], z: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
+    h, each = z, []
+    for k in range(steps):
+        v, d = f(h, 1 - k / steps)
+        h = h - v / steps
+        each.append(d / steps)
+    return Normal(0.0, 1.0).log_prob(h).sum(-1), each
+
+
+def row_by_row(z: Tensor, net: Callable[..., Any]) -> Tensor:
+    u = torch.zeros_like(z)
+    for i in range(z.shape[-1]):
+        t, s = net(u)
+        u[i] = ((z - t) * (-s).exp())[i]
+    return u
+
+
+def there_in_each_pass(z: Tensor, net: Callable[..., Any]) -> Tensor:
+    u = torch.zeros_like(z)
+    for _ in range(z.shape[-1]):
+        t, s = net(u)
+        u = t + s.exp() * z
+    return u
+
+
+def four_passes(z: Tensor, net: Callable[..., Any]) -> Tensor:
+    u = torch.zeros_like(z)
+    for _ in range(4):
+        t, s = net(u)
+        u = (z - t) * (-s).exp()
+    return u
+
+
+def mistakes_of_readers() -> Iterator[Mistake]:
+    """What people did who met the exercises for the first time."""
+
+    def kl_from(q: Tensor, p: Tensor, evidence: Tensor, area: float) -> Tensor:
+        return (q.exp() * (q - p + evidence)).sum(0) * math.exp(area)
+
+    for check, answer, hint in (
+        (
+            chapter00.check_gaussian_log_density,
+            lambda z, m, s: each_density(z, m, s).exp().prod(-1).log(),
+            "product of the densities underflows",
+        ),
+        (
+            chapter00.check_mixture_log_density,
+            lambda z, w, m, s: (
+                w.log_softmax(0) - (((z[:, None] - m) / s) ** 2 / 2 + s.log()).sum(-1)
+            ).logsumexp(-1),
+            "Logits and log-scales are logarithms already",
+        ),
+        (
+            chapter01.check_gaussian_kl,
+            lambda m, s: 0.5 * (m**2 + s**2 - 1 - 2 * s.log()).sum(-1),
+            "log_scale is a logarithm already",
+        ),
+        (
+            chapter02.check_mutual_information,
+            lambda q: torch.tensor(math.log(len(q))),
+            "knows nothing of these codes",
+        ),
+        (
+            chapter02.check_mutual_information,
+            lambda q: (q.diagonal() - q.logsumexp()).mean(),
+            "give the function its `dim`",
+        ),
+        (
+            chapter03.check_ancestral,
+            lambda top, p, x, n: x(
+                torch.cat([z := top.sample((n,)), p(z).sample()], dim=-1)
+            ).sample((n,)),
+            "One is too many",
+        ),
+        (
+            chapter04.check_log_prob,
+            lambda z, m, s: (
+                Normal(0.0, 1.0).log_prob((z - m) * (-s).exp()).sum(-1) - s.expand_as(z).sum()
+            ),
+            "You summed s over the examples",
+        ),
+        (chapter04.check_one_by_one, row_by_row, "Number i of all examples"),
+        (chapter04.check_one_by_one, there_in_each_pass, "go through the map in each pass"),
+        (chapter04.check_one_by_one, four_passes, "With five it is not"),
+        (
+            chapter05.check_log_q,
+            lambda e, m, s, f: (
+                Normal(m, s.exp() ** 2).log_prob(m + s.exp() * e).sum(-1) - f(m + s.exp() * e, m)[1]
+            ),
+            "density of u is the variance",
+        ),
+        (
+            chapter05.check_log_q,
+            lambda e, m, s, f: (
+                Normal(m, s.exp()).log_prob(u := m + s.exp() ** 2 * e).sum(-1) - f(u, m)[1]
+            ),
+            "drew u with the variance",
+        ),
+        (
+            chapter05.check_log_q,
+            lambda e, m, s, f: (
+                Normal(m, s.exp()).log_prob(m + s.exp() * e) - f(m + s.exp() * e, m)[1]
+            ),
+            "not yet summed over the event",
+        ),
+        (
+            chapter05.check_kl_to_posterior,
+            lambda q, p, a: kl_from(q, p, p.logsumexp(0) * math.exp(a), a),
+            "multiplied a logarithm by the area",
+        ),
+        (
+            chapter05.check_dreg,
+            lambda w, g, e: (w.log_softmax(0) ** 2 * g * e).sum(0),
+            "You squared logarithms",
+        ),
+        (chapter08.check_log_prob, runge_kutta, "four times a step"),
+        (
+            chapter08.check_log_prob,
+            lambda f, z, n: (
+                Normal(0.0, 1.0).log_prob(z - f(z, 1.0)[0] / n).sum(-1) - f(z, 1.0)[1] / n
+            ),
+            "returned after the first step",
+        ),
+        (
+            chapter08.check_log_prob,
+            lambda f, z, n: -sum(plain_steps(f, z, n)[1]),
+            "Where is the log-density of the noise",
+        ),
+        (
+            chapter08.check_log_prob,
+            lambda f, z, n: (
+                plain_steps(f, z, n)[0] - sum(d.log1p() for d in plain_steps(f, z, n)[1])
+            ),
+            "logarithm of each step's determinant",
+        ),
+        (
+            chapter08.check_log_prob,
+            lambda f, z, n: plain_steps(f, z, n)[0].sum() - sum(plain_steps(f, z, n)[1]),
+            "noise over the codes, too",
+        ),
+        (
+            chapter08.check_log_prob,
+            lambda f, z, n: plain_steps(f, z, n)[0] - sum(plain_steps(f, z, n)[1]).sum(),
+            "divergence over the codes, too",
+        ),
+        (
+            chapter09.check_effective_samples,
+            lambda w: (
+                (v := (w - w.amax(1, keepdim=True)).exp()).sum(0).square() / v.square().sum(0)
+            ),
+            "largest of a sample over the pictures",
+        ),
+    ):
+        yield Mistake(check, answer, hint)
+
+
 MISTAKES = [
     *chapter00_mistakes(),
     *chapter01_mistakes(),
@@ -2436,6 +2605,7 @@ MISTAKES = [
     *chapter07_mistakes(),
     *chapter08_mistakes(),
     *chapter09_mistakes(),
+    *mistakes_of_readers(),
 ]
 
 
@@ -2551,6 +2721,10 @@ RIGHT: list[tuple[Callable[..., None], Callable[..., Any]]] = [
     (
         chapter05.check_dreg,
         lambda w, g, e: ((2 * (w - w.logsumexp(0))).exp() * g * e).sum(0).float(),
+    ),
+    (
+        chapter05.check_kl_to_posterior,
+        lambda q, p, a: p.logsumexp(0) + a - (q.exp() * (p - q)).sum(0) * math.exp(a),
     ),
     (
         chapter05.check_kl_to_posterior,
