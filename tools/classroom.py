@@ -39,7 +39,7 @@ and the checks know them, so try first.
 **On your own machine**, with Python 3.11 or later, in this folder:
 
     python -m venv .venv
-    # Linux alone: PyTorch for the CPU. Without this line pip downloads about 3 GB for NVIDIA's GPUs.
+    # Linux alone: PyTorch for the CPU. Without it pip downloads about 3 GB for NVIDIA's GPUs.
     .venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
     .venv/bin/pip install jupyterlab ./{wheel}
     .venv/bin/jupyter lab
