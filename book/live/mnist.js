@@ -3,7 +3,7 @@
   "use strict";
 
   const { Tensor, Random, GaussianMixture, mlp, trained, Way, drawWay, wayCharts, wayControls } = FlowVAE;
-  const { element, titledPlane, onDrag, mount } = FlowVAE;
+  const { element, colourKey, titledPlane, onDrag, mount } = FlowVAE;
 
   const LATENT = 2, COMPONENTS = 64, HIDDEN = [64, 128], PIXELS = 28 * 28;
   const EXTENT = 12, STEPS = 81, TILES = 19, FAR = 100, ALONG = 12, ROW = 6;
@@ -85,7 +85,7 @@
       { label: "Refinement of a digit", state, opening: OPENING, begin, draw, range: LR });
     onDrag(plane, (x, y) => { state.start = [x, y]; }, show);
     const settings = element("div", { class: "lab-bar" }, ...sliders);
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
       + "of it and 95 %. Behind it, what the decoder makes of each place. A digit is the mean of p(x | z): "
       + "each pixel's probability of ink. U is log p(z) less the anchor's term.");

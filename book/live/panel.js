@@ -6,6 +6,14 @@
 
   const button = (words, does) => element("button", { type: "button", onclick: does }, words);
 
+  // The words below a picture that say what its colours are. What is black is white on a dark page.
+  function colourKey(words) {
+    const [first, ...rest] = words.split("Black");
+    const ink = () => [element("span", { class: "live-light" }, "Black"),
+      element("span", { class: "live-dark" }, "White")];
+    return element("p", { class: "live-key" }, first, ...rest.flatMap((part) => [...ink(), part]));
+  }
+
   // A plane with its title above it; `label` says what it is, and what the keys do if it has any.
   function titledPlane(name, title, label, redraw, { keys = true } = {}) {
     const role = keys ? { tabindex: "0", role: "application" } : { role: "img", class: "live-seen" };
@@ -140,6 +148,6 @@
   }
 
   Object.assign(FlowVAE, {
-    button, titledPlane, onDrag, nearest, slider, choice, table, glide, oncePerFrame, mount, figures: {},
+    button, colourKey, titledPlane, onDrag, nearest, slider, choice, table, glide, oncePerFrame, mount, figures: {},
   });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Linear, standardNormal, astray, trained } = FlowVAE;
   const { add, mul, unary, silu, linear, rowSum } = FlowVAE;
-  const { element, number, calm, button, titledPlane, onDrag } = FlowVAE;
+  const { element, number, calm, button, colourKey, titledPlane, onDrag } = FlowVAE;
   const { slider, choice, table, glide, mount } = FlowVAE;
 
   const WIDTH = 64, SHOWN = 250, PATHS = 40, EXACT = 64, SECONDS = 2.5;
@@ -241,7 +241,7 @@
         set({ ...OPENING, start: [...START] });
       }));
     const settings = element("div", { class: "lab-bar" }, counts.node, when.node);
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Blue: particles, and the ways of forty of them. Black: the marked one, with a dot a step, from its "
       + "start in grey. The exact end is that of 64 steps of Runge–Kutta; the detour is what the ways are "
       + "longer than straight ones; astray is further than three standard deviations from each group.");

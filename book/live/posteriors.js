@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Normal, GaussianPosterior, FlowPosterior, CouplingFlow } = FlowVAE;
   const { GaussianLikelihood, DATA_SETS, standardNormal, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, table, mount } = FlowVAE;
+  const { element, number, button, colourKey, titledPlane, onDrag, table, mount } = FlowVAE;
 
   const LATENT = 2, HIDDEN = [64, 64], FLOW = { context: LATENT, transforms: 4, hidden: [32] };
   // The square on which densities are summed, and the points along its side: while something is
@@ -146,7 +146,7 @@
       }),
       button("Reset", () => go(3)));
     update();
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Orange: the true posterior, nine tenths of it within its line. Black: the approximation, nine "
       + "tenths within the thick line and half within the thin one.");
     points.node.classList.add("live-wide");

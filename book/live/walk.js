@@ -5,7 +5,7 @@
   const { Tensor, Random, CouplingFlow, DENSITIES, standardNormal, mlp, trained } = FlowVAE;
   const { add, mul, softplus, columns, gaussianMixtureLogProb } = FlowVAE;
   const { Way, drawWay, wayCharts, wayControls } = FlowVAE;
-  const { element, button, titledPlane, onDrag, choice, mount } = FlowVAE;
+  const { element, button, colourKey, titledPlane, onDrag, choice, mount } = FlowVAE;
 
   const FLOW = { transforms: 4, hidden: [32, 32], kind: "spline" };
   // Nats for a nat of the trained reward's log-probability, as in the chapter.
@@ -136,7 +136,7 @@
     brush.node.hidden = wipe.hidden = true;
     const settings = element("div", { class: "lab-bar" },
       selects.prior.node, selects.reward.node, brush.node, wipe, ...sliders);
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Black: the latent, with a dot a step from its start in grey. Blue: the prior, with lines around half "
       + "of it and 95 %. Dashed green: nine tenths of the prior times the exponential of the reward. U is "
       + "log p(z) and the reward, less the anchor's term: at τ = 0 a step that would lower it is halved; "
