@@ -354,7 +354,7 @@ def mixture_base_table(runs: list[Run]) -> list[str]:
     lines = []
     for start, name, counts in (
         ("gaussian", "a single Gaussian", (4,)),
-        ("random", "mixture, random start", (0, 4)),
+        ("random", "mixture, random start", (0, 1, 2, 4)),
         ("far apart", "mixture, started far apart", (0, 1, 2, 4)),
     ):
         for couplings in counts:
