@@ -237,9 +237,9 @@ def test_no_records_are_one_line_that_names_the_folder(record: Record, tmp_path:
 
 
 KINDS = {
-    "results": RUNS, "long": RUNS, "mnist": RUNS, "refinement": REFINEMENTS, "trials": trials.KIND,
-    "solutions": solutions.KIND, "ladder": ladder.RUNGS, "schedule": schedule.KIND,
-    "latent": latent.KIND,
+    "results": RUNS, "astray": RUNS, "long": RUNS, "mnist": RUNS, "refinement": REFINEMENTS,
+    "trials": trials.KIND, "solutions": solutions.KIND, "ladder": ladder.RUNGS,
+    "schedule": schedule.KIND, "latent": latent.KIND,
 }  # fmt: skip
 FILES = sorted(RESULTS.rglob("*.json"))
 
