@@ -84,7 +84,7 @@ class Trial:
 
 
 def two_levels(change: str, **settings: float) -> Trial:
-    """Of thirty epochs twenty would be warm-up, and with two levels the KL term is larger."""
+    """Sixty epochs: of thirty, twenty would be warm-up."""
     settings = {"batch_size": 200, "lr": 3e-3} | settings
     return Trial("hvae", change, settings, wrap=path_gradient, epochs=MIDDLE)
 

@@ -2,7 +2,7 @@
 (function (FlowVAE) {
   "use strict";
 
-  const { LOG_2_PI, Random, element, number, button, titledPlane, onDrag } = FlowVAE;
+  const { LOG_2_PI, Random, element, number, button, colourKey, titledPlane, onDrag } = FlowVAE;
   const { slider, table, mount } = FlowVAE;
 
   // The model of section 1.1: z ~ N(0, 1), and x scattered around a point of the curve.
@@ -229,7 +229,7 @@
       }),
       button("Reset", () => change({ ...OPENING, x: [...OPENING.x] })));
     const settings = element("div", { class: "lab-bar" }, knobs.mean.node, knobs.scale.node);
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Green: the decoder's curve. Orange: the true posterior, along z and on the curve. Dashed: the "
       + "Gaussian q, and one standard deviation of it on the curve.");
     update();

@@ -5,7 +5,7 @@
   const { Tensor, Random, Normal, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { LOG_SCALE_BOUNDS, standardNormal } = FlowVAE;
   const { add, sub, mul, exp, mean, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, choice, table, oncePerFrame, mount } = FlowVAE;
+  const { element, number, button, colourKey, titledPlane, choice, table, oncePerFrame, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, LATENT = 2, HIDDEN = [64, 64], DRAWS = 100, SHOWN = 6;
   const TILES = 13, EXTENT = 3.25, PROBE = [-1.5, 1], HALF = SIDE / 2;
@@ -207,7 +207,7 @@
         pens.select.value = "ink";
         change({ ink: example(0), which: 0, seed: 0, erase: false, probe: [...PROBE] });
       }));
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Orange on the map: the posterior's mean, draws, and the ellipse that holds nine tenths of it. Behind "
       + "it, what the decoder makes of each place. Green: the place that is decoded.");
     update();

@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Linear, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { DATA_SETS, mlp, silu, add, columns, concat, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, choice, table, mount } = FlowVAE;
+  const { element, number, button, colourKey, titledPlane, onDrag, choice, table, mount } = FlowVAE;
 
   const WIDTH = 32, COUNT = 16, SHOWN = 300, DRAWN = 120, STEPS = 81, EXTENT = 9, BLADES = 5;
   const OPENING = { z: [4, -0.5], hold: "top", seed: 0 };
@@ -170,7 +170,7 @@
         holds.select.value = OPENING.hold;
         change({ ...OPENING, z: [...OPENING.z] });
       }));
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Blue: the prior of both levels, with lines around half of it and 95 %. Dashed: the cut at the level "
       + "that is held. Green: what is drawn there, and what it decodes to. Grey: data.");
     update();

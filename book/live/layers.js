@@ -5,7 +5,7 @@
 
   const { Tensor, Random, CouplingFlow, Permutation, DATA_SETS, trained } = FlowVAE;
   const { add, columns, mean } = FlowVAE;
-  const { element, number, calm, button, titledPlane, slider, choice, glide, mount } = FlowVAE;
+  const { element, number, calm, button, colourKey, titledPlane, slider, choice, glide, mount } = FlowVAE;
 
   const SETTINGS = { transforms: 4, hidden: [32, 32] }, KINDS = ["affine", "spline"];
   // Cells along a side of the grid, which goes from −REACH to REACH; a line each so many cells.
@@ -173,7 +173,7 @@
         cloud.select.value = "noise";
         start({ depth: 0, seed: 0, cloud: "noise" });
       }));
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       `Purple: squeezed, so denser. Green: stretched, so thinner. Full colour at ${FULL} nats. Each `
       + "coupling moves all points in one direction; between two of them the figure goes straight.");
     start({});

@@ -3,7 +3,7 @@
   "use strict";
 
   const { Tensor, Random, DATA_SETS, RINGS_CEILING, astray, mlp, trained, add, mul, concat } = FlowVAE;
-  const { element, number, calm, button, titledPlane, onDrag, nearest } = FlowVAE;
+  const { element, number, calm, button, colourKey, titledPlane, onDrag, nearest } = FlowVAE;
   const { slider, choice, table, glide, mount } = FlowVAE;
 
   const COUNTS = [1, 2, 4, 8, 16, 32, 64], SHOWN = 200, SECONDS = 2.5;
@@ -201,7 +201,7 @@
         set({ ...OPENING });
       }));
     const settings = element("div", { class: "lab-bar" }, counts.node, depth.node);
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Orange: noisy points zₜ. At level 0, grey are data and green samples; astray is what lies "
       + "further than three standard deviations from each group. The line is the way of one point: "
       + "click another to follow it.");

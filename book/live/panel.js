@@ -148,6 +148,7 @@
   }
 
   Object.assign(FlowVAE, {
-    button, colourKey, titledPlane, onDrag, nearest, slider, choice, table, glide, oncePerFrame, mount, figures: {},
+    button, colourKey, titledPlane, onDrag, nearest, slider, choice, table, glide, oncePerFrame, mount,
+    figures: {},
   });
 })((globalThis.FlowVAE = globalThis.FlowVAE || {}));

@@ -4,7 +4,7 @@
 
   const { Tensor, Random, Normal, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { mean, mlp, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
+  const { element, number, button, colourKey, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
 
   const SIDE = 8, PIXELS = SIDE * SIDE, HALF = SIDE / 2, LATENT = 2, HIDDEN = [64, 64];
   const COUNT = 8, CODES = 180, STEPS = 61, ACROSS = 4, EXTENT = 8;
@@ -159,7 +159,7 @@
         change({ chosen: FIRST, seed: 0, samples: "whole", pixel: pixelAt([-0.5, 0.5]) });
       }));
     change({});
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Click the pixels of the chosen pseudo-input, or drag over them. On the map: the prior in blue, the "
       + "codes of 180 digits in orange, and a ring for each component, the chosen one filled; the thick "
       + "line holds nine tenths of it. Samples: what the decoder makes of draws of the prior.");

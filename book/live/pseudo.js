@@ -4,7 +4,7 @@
 
   const { Tensor, Random, VAE, VampPrior, GaussianPosterior, GaussianLikelihood } = FlowVAE;
   const { DATA_SETS, mlp, mean, trained } = FlowVAE;
-  const { element, number, button, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
+  const { element, number, button, colourKey, titledPlane, onDrag, nearest, choice, table, mount } = FlowVAE;
 
   const LATENT = 2, HIDDEN = [32, 32], COUNT = 16;
   const SHOWN = 300, STEPS = 61;
@@ -128,7 +128,7 @@
         change({ chosen: FIRST, seed: 0, samples: "whole" });
       }));
     change({});
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Grey: data. Blue rings: pseudo-inputs, the chosen one filled. Green: samples. On the right the "
       + "prior is blue, the codes of the data are orange, and the thick line holds nine tenths of the "
       + "chosen component.");

@@ -3,7 +3,7 @@
   "use strict";
 
   const { Random, Training, SCHEDULE, DATA_SETS, DENSITIES, build, mean } = FlowVAE;
-  const { element, number, calm, button, titledPlane, table, mount } = FlowVAE;
+  const { element, number, calm, button, colourKey, titledPlane, table, mount } = FlowVAE;
 
   const TRAIN = 2000, VALIDATION = 512, SHOWN = 300, SQUARES = 40;
   // Milliseconds: of training within a frame, and between two pictures.
@@ -148,7 +148,7 @@
         reset();
         say(opening);
       }));
-    const key = element("p", { class: "live-key" },
+    const key = colourKey(
       "Left of each pair: the prior in blue, and the codes of the data in orange. Right: data in grey, and "
       + "samples in green.");
     reset();

@@ -8,10 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import mnist
+from flowvae_tutorial.data import outline
 from flowvae_tutorial.experiments.record_files import Record
 from flowvae_tutorial.experiments.records import read_records
+from flowvae_tutorial.models import training_settings
 
 BOOK = Path(__file__).parents[2] / "book"
+MNIST = outline("dynamic-mnist")
 DYNAMIC = read_records(BOOK / "results", "dynamic-mnist")
 STATIC = read_records(BOOK / "results", "static-mnist")
 LONG = read_records(BOOK / "results" / "long")
@@ -213,6 +217,20 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
         losses = record["history"]["loss"]
         assert max(losses[1 : start - 1]) < 100 < losses[start - 1]
         assert sum(loss > 1000 for loss in losses) > 200
+
+
+def test_the_rows_of_today_have_the_settings_of_the_tool_but_for_one() -> None:
+    other = {
+        record["model"]: {
+            name: record["settings"][name]
+            for name, value in (
+                training_settings(MNIST) | mnist.OWN.get(record["model"], {})
+            ).items()
+            if name not in ("epochs", "patience") and record["settings"][name] != value
+        }
+        for record in TODAY
+    }
+    assert {model: found for model, found in other.items() if found} == {BOTH: {"lr": 3e-3}}
 
 
 def test_what_the_page_says_of_the_way_there_is_in_the_records() -> None:

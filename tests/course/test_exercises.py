@@ -2085,6 +2085,19 @@ def chapter07_mistakes() -> Iterator[Mistake]:
         yield Mistake(check, answer, hint)
 
 
+def runge_kutta(f: Callable[..., Any], z: Tensor, steps: int) -> Tensor:
+    h, total, size = z, torch.zeros(len(z), dtype=z.dtype), 1 / steps
+    for k in range(steps):
+        t = 1 - k * size
+        v1, d1 = f(h, t)
+        v2, d2 = f(h - size / 2 * v1, t - size / 2)
+        v3, d3 = f(h - size / 2 * v2, t - size / 2)
+        v4, d4 = f(h - size * v3, t - size)
+        h = h - size / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        total = total + size / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return Normal(0.0, 1.0).log_prob(h).sum(-1) - total
+
+
 def chapter08_mistakes() -> Iterator[Mistake]:
     check = chapter08.check_matching
 
@@ -2193,6 +2206,13 @@ def chapter08_mistakes() -> Iterator[Mistake]:
             z -= v / n
             total += divergence / n
         return base(z) - total
+
+    def by_determinants(field: Any, z: Tensor, n: int) -> Tensor:
+        h, total = z, torch.zeros(len(z)).to(z)
+        for t in back(n):
+            v, divergence = field(h, t)
+            h, total = h - v / n, total + (divergence / n).log1p()
+        return base(h) - total
 
     def results_swapped(field: Any, z: Tensor, n: int) -> Tensor:
         h, total = z, torch.zeros(len(z)).to(z)
@@ -2317,6 +2337,21 @@ def chapter08_mistakes() -> Iterator[Mistake]:
             "at z in every step",
         ),
         (lambda f, z, n: f(z[:, :1], 1.0)[1], "places of shape (N, D)"),
+        (runge_kutta, "four times a step"),
+        (
+            lambda f, z, n: log_p(f, z, torch.ones(1), 1 / n),
+            "returned after the first step",
+        ),
+        (lambda f, z, n: -follow(f, z, back(n))[1], "Where is the log-density of the noise"),
+        (by_determinants, "logarithm of each step's determinant"),
+        (
+            lambda f, z, n: base(follow(f, z, back(n))[0]).sum() - follow(f, z, back(n))[1],
+            "noise over the codes, too",
+        ),
+        (
+            lambda f, z, n: base(follow(f, z, back(n))[0]) - follow(f, z, back(n))[1].sum(),
+            "divergence over the codes, too",
+        ),
         (lambda f, z, n: right(f, z, n) + 1, "term by term"),
     ):
         yield Mistake(check, answer, hint)
@@ -2425,28 +2460,6 @@ def chapter09_mistakes() -> Iterator[Mistake]:
         yield Mistake(check, answer, hint)
 
 
-def runge_kutta(f: Callable[..., Any], z: Tensor, steps: int) -> Tensor:
-    h, total, size = z, torch.zeros(len(z), dtype=z.dtype), 1 / steps
-    for k in range(steps):
-        t = 1 - k * size
-        v1, d1 = f(h, t)
-        v2, d2 = f(h - size / 2 * v1, t - size / 2)
-        v3, d3 = f(h - size / 2 * v2, t - size / 2)
-        v4, d4 = f(h - size * v3, t - size)
-        h = h - size / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
-        total = total + size / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
-    return Normal(0.0, 1.0).log_prob(h).sum(-1) - total
-
-
-def plain_steps(f: Callable[..., Any], z: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
-    h, each = z, []
-    for k in range(steps):
-        v, d = f(h, 1 - k / steps)
-        h = h - v / steps
-        each.append(d / steps)
-    return Normal(0.0, 1.0).log_prob(h).sum(-1), each
-
-
 def row_by_row(z: Tensor, net: Callable[..., Any]) -> Tensor:
     u = torch.zeros_like(z)
     for i in range(z.shape[-1]):
@@ -2473,9 +2486,6 @@ def four_passes(z: Tensor, net: Callable[..., Any]) -> Tensor:
 
 def mistakes_of_readers() -> Iterator[Mistake]:
     """What people did who met the exercises for the first time."""
-
-    def kl_from(q: Tensor, p: Tensor, evidence: Tensor, area: float) -> Tensor:
-        return (q.exp() * (q - p + evidence)).sum(0) * math.exp(area)
 
     for check, answer, hint in (
         (
@@ -2545,43 +2555,13 @@ def mistakes_of_readers() -> Iterator[Mistake]:
         ),
         (
             chapter05.check_kl_to_posterior,
-            lambda q, p, a: kl_from(q, p, p.logsumexp(0) * math.exp(a), a),
+            lambda q, p, a: (q.exp() * (q - p + p.logsumexp(0) * math.exp(a))).sum(0) * math.exp(a),
             "multiplied a logarithm by the area",
         ),
         (
             chapter05.check_dreg,
             lambda w, g, e: (w.log_softmax(0) ** 2 * g * e).sum(0),
             "You squared logarithms",
-        ),
-        (chapter08.check_log_prob, runge_kutta, "four times a step"),
-        (
-            chapter08.check_log_prob,
-            lambda f, z, n: (
-                Normal(0.0, 1.0).log_prob(z - f(z, 1.0)[0] / n).sum(-1) - f(z, 1.0)[1] / n
-            ),
-            "returned after the first step",
-        ),
-        (
-            chapter08.check_log_prob,
-            lambda f, z, n: -sum(plain_steps(f, z, n)[1]),
-            "Where is the log-density of the noise",
-        ),
-        (
-            chapter08.check_log_prob,
-            lambda f, z, n: (
-                plain_steps(f, z, n)[0] - sum(d.log1p() for d in plain_steps(f, z, n)[1])
-            ),
-            "logarithm of each step's determinant",
-        ),
-        (
-            chapter08.check_log_prob,
-            lambda f, z, n: plain_steps(f, z, n)[0].sum() - sum(plain_steps(f, z, n)[1]),
-            "noise over the codes, too",
-        ),
-        (
-            chapter08.check_log_prob,
-            lambda f, z, n: plain_steps(f, z, n)[0] - sum(plain_steps(f, z, n)[1]).sum(),
-            "divergence over the codes, too",
         ),
         (
             chapter09.check_effective_samples,
