@@ -1,7 +1,7 @@
 """Puts trained models into the package: python tools/weights.py runs/…/checkpoint.pt …
 
 Each is packed, what that costs in nats is measured on the test images, and its card is written.
-The record of the run has to be in book/results: a card quotes it.
+The record of the run has to be in book/results, or in mnist/ there: a card quotes it.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ import torch
 
 from flowvae_tutorial import VAE, mean_and_standard_error
 from flowvae_tutorial.data import load
-from flowvae_tutorial.experiments.record_files import book_results, read, run_name
+from flowvae_tutorial.experiments.record_files import book_results, curves, read, run_name
 from flowvae_tutorial.experiments.records import RUNS
+from flowvae_tutorial.models import FIRST_STAGE
 from flowvae_tutorial.pretrained import FOLDER, pretrained_models
 from flowvae_tutorial.storage.files import write_whole
 from flowvae_tutorial.storage.trained import Trained, load_trained
@@ -34,16 +35,27 @@ def loss_of_packing(whole: VAE, packed: VAE, x: torch.Tensor) -> tuple[float, fl
     return mean_and_standard_error(estimates[0] - estimates[1])
 
 
-def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
+def run_of(trained: Trained) -> str:
+    """The record of this training, below book/results: the one with its curves."""
+    name = run_name(trained.model, trained.data, trained.beta, trained.seed)
+    for run in (name, f"mnist/{name}"):
+        path = book_results() / f"{run}.json"
+        if path.exists() and read(RUNS, path)["history"] == curves(trained.history):
+            return run
+    sys.exit(f"no record in book/results is of this training of {name}")
+
+
+def card(trained: Trained, run: str, loss: tuple[float, float], size: int) -> str:
     """What a user should know of the weights before using them."""
-    best = max(trained.history.elbo)
-    run = run_name(trained.model, trained.data, trained.beta, trained.seed)
+    best, epochs = max(trained.history.elbo), len(trained.history.loss)
     record = read(RUNS, book_results() / f"{run}.json")
     nll = record["nll"]
+    first = FIRST_STAGE.get(trained.model)
+    held = f" Its encoder and\n  decoder are those of a trained `{first}`." if first else ""
     return f"""# {trained.model}, trained on {trained.data}
 
 - **What it is.** The model `{trained.model}` of the book, seed {trained.seed}, with the weights of
-  epoch {trained.history.best_epoch} of {len(trained.history.loss)}, the best by validation ELBO.
+  epoch {trained.history.best_epoch} of {epochs}, the best by validation ELBO.{held}
 - **Data.** MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), pixels drawn as 0 or 1 anew for
   each batch; 50,000 training and 10,000 validation images. MNIST is commonly listed as
   CC BY-SA 3.0.
@@ -64,19 +76,19 @@ def card(trained: Trained, loss: tuple[float, float], size: int) -> str:
 def add(path: Path) -> None:
     """Pack one checkpoint into the package."""
     trained = load_trained(path)
-    name = trained.model
+    name, run = trained.model, run_of(trained)
     with tempfile.TemporaryDirectory() as folder:
         weights = write_weights(
             Path(folder) / f"{name}.safetensors", pack(trained.vae.state_dict()), trained.about
         )
         content = weights.read_bytes()
         loss = loss_of_packing(trained.vae, load_trained(weights).vae, load(trained.data).test)
-    text = card(trained, loss, len(content))
+    text = card(trained, run, loss, len(content))
     models = pretrained_models() | {
         name: {
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
-            "run": run_name(name, trained.data, trained.beta, trained.seed),
+            "run": run,
             "loss": {"mean": round(loss[0], 4), "standard_error": round(loss[1], 4)},
         }
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import weights
 from flowvae_tutorial import VAE, InputError, load_pretrained, pretrained
 from flowvae_tutorial.experiments.records import book_results
 from flowvae_tutorial.pretrained import card, pretrained_models, pretrained_run
@@ -63,6 +64,15 @@ def test_a_card_says_what_the_weights_are_and_agrees_with_the_file(name: str) ->
     loss = pretrained_models()[name]["loss"]
     assert f"{loss['mean']:.4f} ± {loss['standard_error']:.4f} nats" in text
     assert re.search(rf"# {run.model}, trained on {run.data}", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_record_that_a_card_quotes_is_of_the_training_that_the_file_is_of(name: str) -> None:
+    trained = pretrained_run(name)
+    assert weights.run_of(trained) == pretrained_models()[name]["run"]
+    trained.history.kl[-1] += 0.01
+    with pytest.raises(SystemExit, match="no record in book/results is of this training"):
+        weights.run_of(trained)
 
 
 @pytest.mark.parametrize("name", NAMES)
