@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -22,6 +21,7 @@ LONG = read_records(BOOK / "results" / "long")
 TODAY = read_records(BOOK / "results" / "mnist")
 [ASTRAY] = read_records(BOOK / "results" / "astray")
 RECORDS = DYNAMIC + LONG + TODAY + STATIC
+SHOWN = DYNAMIC, LONG, TODAY, STATIC
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
 
 
@@ -57,10 +57,10 @@ def missing(row: list[str], record: Record) -> list[str]:
     return [text for cell in row[1:] for text in numbers(cell) if text not in figures(record)]
 
 
-def record_of(row: list[str]) -> Record:
-    """The one record whose NLL the row prints in bold."""
+def record_of(row: list[str], records: list[Record]) -> Record:
+    """The one record of these whose NLL the row prints in bold."""
     [nll] = re.findall(r"\*\*(.+?)\*\*", " ".join(row))
-    [record] = [record for record in RECORDS if f"{record['nll']['mean']:.2f}" == nll]
+    [record] = [record for record in records if f"{record['nll']['mean']:.2f}" == nll]
     return record
 
 
@@ -87,21 +87,21 @@ def test_every_mnist_record_is_of_the_whole_test_set_and_5000_samples(record: Re
 
 def test_every_record_has_a_row_and_every_row_its_figures(printed: list[list[list[str]]]) -> None:
     results, efforts, beside, longer, today, static = printed
-    for rows, records in (
-        (results, DYNAMIC), (beside, DYNAMIC), (longer, LONG), (today, TODAY), (static, STATIC)
-    ):  # fmt: skip
-        assert sorted(record_of(row)["model"] for row in rows) == sorted(
+    shown = (results, beside, longer, today, static)
+    for rows, records in zip(shown, (DYNAMIC, *SHOWN), strict=True):
+        assert sorted(record_of(row, records)["model"] for row in rows) == sorted(
             record["model"] for record in records
         )
     for row, effort in zip(results, efforts, strict=True):
         assert row[0] == effort[0]
-        assert missing(row, record_of(row)) == [], row[0]
-        assert missing(effort, record_of(row)) == [], row[0]
+        record = record_of(row, DYNAMIC)
+        assert missing(row, record) == [] == missing(effort, record), row[0]
 
 
 def test_beside_the_papers_stand_our_records(printed: list[list[list[str]]]) -> None:
-    for name, theirs, _, ours, difference, epochs in chain.from_iterable(printed[2:]):
-        record = record_of([ours])
+    of_each = ((row, of) for rows, of in zip(printed[2:], SHOWN, strict=True) for row in rows)
+    for (name, theirs, _, ours, difference, epochs), of in of_each:
+        record = record_of([ours], of)
         assert missing([name, ours, epochs], record) == []
         if theirs == "—":
             assert difference == "—"
@@ -171,6 +171,7 @@ def test_what_the_page_says_of_the_longer_runs_is_in_the_records() -> None:
 
 
 BOTH = "hierarchical-vampprior"
+MATCHING = "two-stage-flow-matching-prior"
 
 
 def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
@@ -217,6 +218,30 @@ def test_what_the_page_says_of_today_s_recipe_is_in_the_records() -> None:
         losses = record["history"]["loss"]
         assert max(losses[1 : start - 1]) < 100 < losses[start - 1]
         assert sum(loss > 1000 for loss in losses) > 200
+
+
+def test_what_section_8_10_says_of_flow_matching_on_mnist_is_in_the_records() -> None:
+    today = {record["model"]: record for record in TODAY}
+    ours = today[MATCHING]
+    assert (ours["epochs"], ours["settings"]["batch_size"], ours["settings"]["lr"]) == (
+        100,
+        200,
+        1e-3,
+    )
+    [text] = [path.read_text(encoding="utf-8") for path in BOOK.glob("08_*.ipynb")]
+
+    def apart(one: Record, other: Record) -> float:
+        return float(one["nll"]["mean"] - other["nll"]["mean"])
+
+    assert f"gains {apart(today['gaussian'], ours):.2f} nats over" in text
+    assert f"the VampPrior by {apart(ours, today['vampprior']):.2f} nats" in text
+    assert f"the coupling flow by {apart(ours, today['flow-prior']):.2f}" in text
+    field = ours["parameters"] - today["gaussian"]["parameters"]
+    assert f"a field of {round(field, -3):,} numbers" in text
+    # The first stage is a second training by the recipe of the row of N(0, I).
+    begin, end = min(bounds(ours)[1]), max(bounds(ours)[1])
+    assert end - begin > 1.3
+    assert abs(end - min(bounds(today["gaussian"])[1])) < 0.05
 
 
 def test_the_rows_of_today_have_the_settings_of_the_tool_but_for_one() -> None:

@@ -126,6 +126,7 @@ UNCONTROLLED = {
     "digits-two-stage-flow-prior-*": "the epochs of its first stage; the shorter rung is not run",
     "digits-flow-posterior-*": "the epochs of its neighbours in the table, whose rungs are run",
     "digits-flow-both-*": "as the flow posterior",
+    "digits-flow-matching-prior-*": "as the flow posterior",
     "digits-maf-prior-*": "as the flow posterior",
     "digits-hierarchical-flow-prior-*": "as the flow posterior",
     "digits-spline-flow-*": "as the flow posterior",

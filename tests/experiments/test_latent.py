@@ -82,6 +82,13 @@ def test_the_intervals_that_chapter_8_quotes_are_those_of_the_records() -> None:
         assert said(paired_interval(runs[f"digits-{other}"], ours)) in text
     for other in ("mixture-k1", "flow-prior", "vampprior"):
         assert said(paired_interval(ours, runs[f"digits-{other}"])) in text
+    jointly = runs["digits-flow-matching-prior"]
+    for one, other in ((ours, jointly), (runs["digits-flow-prior"], jointly)):
+        assert said(paired_interval(one, other)) in text
+    assert said(paired_interval(jointly, runs["digits-vampprior"])) in text
+    for name, between in (("flow-matching-prior", "127 to 183 s"), ("flow-prior", "52 to 82")):
+        seconds = [round(run["seconds"]) for run in runs[f"digits-{name}"]]
+        assert f"{min(seconds)} to {max(seconds)}" in between and between in text
     refit = statistics.mean(run["prior_gap"] for run in runs["digits-gaussian"])
     assert f"is {refit:.1f} nats for these VAEs" in text
     prior = [runs[f"digits-{m}"][0]["parameters"] for m in ("two-stage-flow-prior", "gaussian")]
